@@ -1,0 +1,23 @@
+"""Which negatives are suspected to be false: one file each."""
+
+from falseneg.detectors.base import Detector, Facts, Rules
+from falseneg.detectors.combine import AllOf, AnyOf, StartAt
+from falseneg.detectors.neighbours import Neighbours
+from falseneg.detectors.oracle import Oracle
+from falseneg.detectors.support_set import SupportSet
+from falseneg.detectors.threshold import BatchQuantile, FixedThreshold, NoDetection
+
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "BatchQuantile",
+    "Detector",
+    "Facts",
+    "FixedThreshold",
+    "Neighbours",
+    "NoDetection",
+    "Oracle",
+    "Rules",
+    "StartAt",
+    "SupportSet",
+]

@@ -1,0 +1,125 @@
+"""Drop-in criteria: replace one line of a training loop that you already have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from falseneg.clock import Clock
+from falseneg.contrast import Contrast
+from falseneg.detectors import Detector, NoDetection
+from falseneg.errors import UserError
+from falseneg.methods.base import Embeddings
+from falseneg.methods.simclr import contrast_views
+from falseneg.objectives import InfoNCE, Objective
+from falseneg.rules import PairRule, at_least_float32
+from falseneg.statistics import NegativeStats, global_mean, negative_stats
+from falseneg.statistics.gather import world_size
+from falseneg.strategy import ELIMINATE, Strategy
+from falseneg.temperature import FixedTemperature, Temperature
+
+
+class Criterion(nn.Module):
+    """Detector, objective, strategy and temperature in one: contrasts to a loss.
+
+    Args:
+        detector: which negatives are suspected to be false; None for none.
+        strategy: what happens to them.
+        objective: what is minimised; None for `InfoNCE`.
+        temperature: a fixed one as a number, or a `Temperature`.
+    """
+
+    def __init__(
+        self,
+        detector: Detector | None = None,
+        strategy: Strategy = ELIMINATE,
+        objective: Objective | None = None,
+        temperature: float | Temperature = 0.1,
+    ) -> None:
+        super().__init__()
+        self.detector = detector or NoDetection()
+        self.strategy = strategy
+        self.objective = objective or InfoNCE()
+        self.temperature = temperature if isinstance(temperature, Temperature) else FixedTemperature(temperature)
+
+    def forward(self, contrasts: Sequence[Contrast], clock: Clock) -> tuple[Tensor, list[Judged]]:
+        """The loss of one step, averaged over the anchors of all ranks, and what was flagged on the way.
+
+        With several ranks the loss is scaled for gradients that are averaged over them, as DDP does.
+        """
+        loss: Tensor | float = 0.0
+        judged = []
+        for contrast in contrasts:
+            tau = self.temperature(contrast)
+            rules = self.detector.flag(contrast, clock)
+            levels = rules if isinstance(rules, tuple) else (rules,)
+            for rule in levels:
+                stats = negative_stats(contrast, tau, rule, self.strategy)
+                losses = self.objective(contrast, stats, tau, self.strategy, clock)
+                loss = loss + contrast.weight / len(levels) * global_mean(losses)
+                judged.append((contrast, rule, stats))
+        return torch.as_tensor(loss), judged
+
+
+Judged = tuple[Contrast, PairRule, NegativeStats]
+
+
+class ContrastiveLoss(nn.Module):
+    """A criterion for embeddings of two or more views: in the place of lightly's or solo-learn's NT-Xent.
+
+    Rows of all ranks are compared, with their gradients; detection sees the rows of this batch only.
+
+    Args:
+        detector: which negatives are suspected to be false; None for none.
+        strategy: what happens to them.
+        objective: what is minimised; None for `InfoNCE`.
+        temperature: a fixed one as a number, or a `Temperature`.
+    """
+
+    def __init__(
+        self,
+        detector: Detector | None = None,
+        strategy: Strategy = ELIMINATE,
+        objective: Objective | None = None,
+        temperature: float | Temperature = 0.1,
+    ) -> None:
+        super().__init__()
+        self.criterion = Criterion(detector, strategy, objective, temperature)
+
+    def forward(
+        self,
+        *views: Tensor,
+        sample: Tensor | None = None,
+        support: Sequence[Tensor] | None = None,
+        clock: Clock | None = None,
+    ) -> Tensor:
+        """The loss, averaged over all anchors of all ranks.
+
+        Args:
+            views: two or more (B, D), row b of each showing image b; of any length, normalised here.
+            sample: (B,) int64 data-set rows of the images, so that repetitions are never negatives of each other;
+                None if every row is another image.
+            support: S times (B, D), further views that only help to detect (FNC).
+            clock: where training stands, for detectors with a schedule.
+
+        Raises:
+            UserError: fewer than two views, or views of different shapes.
+        """
+        if len(views) < 2 or any(view.shape != views[0].shape for view in views):
+            shapes = ", ".join(str(tuple(view.shape)) for view in views) or "nothing"
+            raise UserError(f"ContrastiveLoss: got views of {shapes}; give two or more of one shape (B, D)")
+        if sample is None:
+            rank = torch.distributed.get_rank() if world_size() > 1 else 0
+            # Far apart, so that no two ranks name one sample, however many rows each has.
+            sample = torch.arange(len(views[0]), device=views[0].device) + rank * 2**40
+        embeddings = Embeddings(_unit(views), _unit(support).detach() if support else None, sample)
+        loss, _ = self.criterion([contrast_views(embeddings)], clock or Clock(0, 1, 1))
+        return loss
+
+
+def _unit(views: Sequence[Tensor]) -> Tensor:
+    """(B, V, D) unit rows, in at least float32."""
+    return normalize(at_least_float32(torch.stack(list(views), dim=1)), dim=-1)

@@ -1,0 +1,101 @@
+"""SimCLR: the views of a batch against one another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from falseneg.contrast import Contrast, Embedded, Space
+from falseneg.errors import UserError
+from falseneg.methods.base import Embeddings, Method, Views
+from falseneg.models import Encoder, ProjectionHead
+from falseneg.rules import at_least_float32
+from falseneg.statistics.gather import gather
+
+
+class SimCLR(Method):
+    """SimCLR (Chen et al. 2020, arXiv 2002.05709) for any number of views, with FNC's support views.
+
+    Every main view is an anchor; the other main views of its image are its positives; all main views of all other
+    images, of all ranks, are its negatives.
+
+    Args:
+        encoder: images to features.
+        head_layers: layers of the projection head, 1 to 3.
+        head_hidden: width inside the head; None for the width of the features.
+        head_dim: dimensions of the embedding that is compared.
+        views: main views of each image, at least 2.
+        support_views: further views of each image that help to detect false negatives (FNC).
+        support_as_positives: the support views are positives as well, and are encoded with gradient.
+
+    Raises:
+        UserError: fewer than two views, or support views asked for as positives where there are none.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        head_layers: int = 2,
+        head_hidden: int | None = None,
+        head_dim: int = 128,
+        views: int = 2,
+        support_views: int = 0,
+        support_as_positives: bool = False,
+    ) -> None:
+        super().__init__()
+        if views < 2:
+            raise UserError(f"SimCLR: views is {views}; an anchor needs a positive, so give at least 2")
+        if support_views < 0:
+            raise UserError(f"SimCLR: support_views is {support_views}; give 0 or more")
+        if support_as_positives and not support_views:
+            raise UserError("SimCLR: support_as_positives needs support views; give support_views")
+        self.encoder = encoder
+        self.head = ProjectionHead(encoder.feature_dim, head_hidden or encoder.feature_dim, head_dim, head_layers)
+        self.views, self.support_views, self.support_as_positives = views, support_views, support_as_positives
+
+    def encode(self, views: Views) -> Embeddings:
+        main = self._embed(views.main)
+        if views.support is None:
+            return Embeddings(main, None, views.sample)
+        with torch.set_grad_enabled(self.support_as_positives and torch.is_grad_enabled()):
+            return Embeddings(main, self._embed(views.support), views.sample)
+
+    def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
+        return [contrast_views(embeddings, self.support_as_positives)]
+
+    def negatives(self, images: int) -> int:
+        return self.views * (images - 1)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """(B, V, 3, H, W) images to (B, V, D) unit rows."""
+        z = self.head(self.encoder(images.flatten(0, 1)))
+        return normalize(at_least_float32(z), dim=-1).unflatten(0, images.shape[:2])
+
+
+def contrast_views(embeddings: Embeddings, support_as_positives: bool = False) -> Contrast:
+    """All main views of a batch against one another, image by image: anchor b · V + v is view v of image b.
+
+    Args:
+        embeddings: (B, V, D) main views and (B, S, D) support views, if any.
+        support_as_positives: count the support views among the positives.
+    """
+    main, support = embeddings.main, embeddings.support
+    images, views, _ = main.shape
+    anchors = Embedded(main.flatten(0, 1), embeddings.sample.repeat_interleave(views))
+    candidates = gather(anchors)
+    positives = _without_diagonal(main @ main.mT)
+    if support is not None and support_as_positives:
+        positives = torch.cat([positives, main @ support.mT], dim=2)
+    spaces = {}
+    if support is not None:
+        image_of = torch.arange(images, device=main.device).repeat_interleave(views)
+        spaces["support"] = Space(support.detach(), image_of, candidates.z.detach())
+    return Contrast("views", anchors, candidates, positives.flatten(0, 1), spaces)
+
+
+def _without_diagonal(square: Tensor) -> Tensor:
+    """(B, V, V) to (B, V, V − 1): each row without its element on the diagonal."""
+    views = square.shape[-1]
+    others = ~torch.eye(views, dtype=torch.bool, device=square.device)
+    return square[:, others].unflatten(1, (views, views - 1))

@@ -1,0 +1,141 @@
+"""Which negatives are suspected to be false: a closed set of small rules that any tile of the matrix evaluates itself.
+
+A rule is frozen data without gradient. It may say True about a pair that is no negative: the statistics mask those.
+Letters: N anchors, M candidates, R clusterings, K listed pairs; a tile has r rows and c columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from falseneg.contrast import Space
+
+
+class PairRule:
+    """Which pairs (anchor i, candidate j) are flagged. Rules combine with ``&`` and ``|``."""
+
+    def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
+        """The rule on one tile.
+
+        Args:
+            rows: the anchors of the tile, with start and stop.
+            cols: the candidates of the tile, with start and stop.
+            sim: (r, c) the contrast's own cosines there, without gradient.
+
+        Returns:
+            (r, c) bool.
+        """
+        raise NotImplementedError
+
+    def __and__(self, other: PairRule) -> PairRule:
+        return _Both(self, other)
+
+    def __or__(self, other: PairRule) -> PairRule:
+        return _Either(self, other)
+
+
+@dataclass(frozen=True, eq=False)
+class NoPairs(PairRule):
+    """Flags nothing."""
+
+    def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
+        return torch.zeros_like(sim, dtype=torch.bool)
+
+
+@dataclass(frozen=True, eq=False)
+class AboveThreshold(PairRule):
+    """Flags pairs whose similarity is above the anchor's threshold, strictly.
+
+    Args:
+        threshold: () or (N,) cosines.
+        space: where to compare; None means the contrast's own similarity.
+    """
+
+    threshold: Tensor
+    space: Space | None = None
+
+    def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
+        score = sim if self.space is None else space_scores(self.space, rows, cols)
+        threshold = self.threshold if self.threshold.ndim == 0 else self.threshold[rows, None]
+        return score > threshold
+
+
+@dataclass(frozen=True, eq=False)
+class SameGroup(PairRule):
+    """Flags pairs that share a group in *any* of R groupings; group −1 is unassigned and shared with nobody.
+
+    Args:
+        anchor: (N, R) int64 groups of the anchors.
+        candidate: (M, R) int64 groups of the candidates.
+    """
+
+    anchor: Tensor
+    candidate: Tensor
+
+    def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
+        flagged = torch.zeros_like(sim, dtype=torch.bool)
+        for of_anchor, of_candidate in zip(self.anchor[rows].unbind(1), self.candidate[cols].unbind(1), strict=True):
+            flagged |= (of_anchor[:, None] == of_candidate) & (of_anchor[:, None] >= 0)
+        return flagged
+
+
+@dataclass(frozen=True, eq=False)
+class Listed(PairRule):
+    """Flags listed pairs: exact top-k, precomputed neighbours.
+
+    Args:
+        offsets: (N + 1,) int64; the pairs of anchor i are ``columns[offsets[i]:offsets[i + 1]]``.
+        columns: (K,) int64 candidates, ascending within each anchor.
+    """
+
+    offsets: Tensor
+    columns: Tensor
+
+    def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
+        bounds = self.offsets[rows.start : rows.stop + 1]
+        columns = self.columns[int(bounds[0]) : int(bounds[-1])] - cols.start
+        lines = torch.repeat_interleave(torch.arange(sim.shape[0], device=sim.device), bounds.diff())
+        inside = (columns >= 0) & (columns < sim.shape[1])
+        flagged = torch.zeros_like(sim, dtype=torch.bool)
+        flagged[lines[inside], columns[inside]] = True
+        return flagged
+
+
+@dataclass(frozen=True, eq=False)
+class _Both(PairRule):
+    first: PairRule
+    second: PairRule
+
+    def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
+        return self.first.tile(rows, cols, sim) & self.second.tile(rows, cols, sim)
+
+
+@dataclass(frozen=True, eq=False)
+class _Either(PairRule):
+    first: PairRule
+    second: PairRule
+
+    def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
+        return self.first.tile(rows, cols, sim) | self.second.tile(rows, cols, sim)
+
+
+def space_scores(space: Space, rows: slice, cols: slice) -> Tensor:
+    """(r, c) scores of a tile in another space: the largest cosine over the anchor's S queries.
+
+    Computed once for each image, however many of its views are anchors: O(S · E) for each pair (image, candidate).
+    """
+    images, of_image = space.query_of[rows].unique(return_inverse=True)
+    queries, candidates = at_least_float32(space.queries[images]), at_least_float32(space.candidates[cols])
+    with torch.autocast(queries.device.type, enabled=False):
+        scores = queries[:, 0] @ candidates.T
+        for view in range(1, queries.shape[1]):
+            scores = torch.maximum(scores, queries[:, view] @ candidates.T)
+    return scores[of_image]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same numbers in float32, or in float64 if they are: products of them are then accumulated exactly enough."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

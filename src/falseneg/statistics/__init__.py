@@ -1,0 +1,27 @@
+"""The only code that sees anchors × candidates: what an objective needs of each row, without storing the matrix."""
+
+from falseneg.statistics.gather import gather, global_mean
+from falseneg.statistics.negatives import NegativeStats, negative_stats
+from falseneg.statistics.scan import (
+    Confusion,
+    confusion,
+    count_above,
+    flagged_pairs,
+    row_quantile,
+    similarity_histogram,
+    top_k,
+)
+
+__all__ = [
+    "Confusion",
+    "NegativeStats",
+    "confusion",
+    "count_above",
+    "flagged_pairs",
+    "gather",
+    "global_mean",
+    "negative_stats",
+    "row_quantile",
+    "similarity_histogram",
+    "top_k",
+]

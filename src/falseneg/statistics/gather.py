@@ -1,0 +1,76 @@
+"""All ranks' rows with their gradients, and means over all ranks. Alone, each of these is the identity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from falseneg.contrast import Embedded
+
+
+def world_size() -> int:
+    """The number of processes that train together; 1 when alone."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather(embedded: Embedded) -> Embedded:
+    """The rows of all ranks, rank after rank, with their gradients; ranks may hold different numbers of rows.
+
+    The gradient of a row is the sum of what every rank's loss asks of it. Alone, the argument itself comes back, so
+    that ``candidates is anchors`` still says that the matrix is symmetric.
+    """
+    if world_size() == 1:
+        return embedded
+    row = None if embedded.row is None else gather_rows(embedded.row)
+    return Embedded(gather_rows(embedded.z), gather_rows(embedded.sample), row)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """(n, …) of this rank to (sum of n, …) of all ranks, with gradient."""
+    if world_size() == 1:
+        return rows
+    gathered: Tensor = _GatherRows.apply(rows)
+    return gathered
+
+
+def global_mean(losses: Tensor) -> Tensor:
+    """The mean over the anchors of all ranks, scaled for gradients that are averaged over the ranks.
+
+    With uneven counts the mean of the ranks' means is not the mean. What comes back on one rank is
+    world size · (its sum) / (count of all): its average over the ranks is the mean, in value and in gradient.
+
+    Args:
+        losses: (N,) of this rank.
+    """
+    if world_size() == 1:
+        return losses.mean()
+    count = torch.tensor(len(losses), device=losses.device)
+    dist.all_reduce(count)
+    return losses.sum() * (world_size() / count)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        counts = [torch.empty(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+        dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+        ctx.counts = [int(count) for count in counts]
+        # all_gather wants equal shapes: pad to the longest, and cut again.
+        padded = rows.new_zeros((max(ctx.counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in ctx.counts]
+        dist.all_gather(parts, padded)
+        if not rows.is_floating_point():
+            ctx.set_materialize_grads(False)
+        return torch.cat([part[:count] for part, count in zip(parts, ctx.counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, of_all: Tensor | None) -> Tensor | None:
+        if of_all is None:
+            return None
+        of_all = of_all.contiguous()
+        dist.all_reduce(of_all)
+        return of_all.split(ctx.counts)[dist.get_rank()]

@@ -1,0 +1,36 @@
+"""Which pairs of a tile are negatives, and which of these are flagged: shared by every sweep."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from falseneg.contrast import NOBODY, Contrast
+from falseneg.rules import PairRule
+from falseneg.strategy import Strategy
+
+
+def negatives_of(contrast: Contrast, rows: slice, cols: slice) -> Tensor:
+    """(r, c) bool: the pairs of a tile that show two different samples."""
+    anchor = contrast.anchors.sample[rows, None]
+    return (anchor != contrast.candidates.sample[cols]) | (anchor == NOBODY)
+
+
+def masks(contrast: Contrast, rule: PairRule, rows: slice, cols: slice, sim: Tensor) -> tuple[Tensor, Tensor]:
+    """The negatives of a tile and the flagged ones among them, each (r, c) bool."""
+    negative = negatives_of(contrast, rows, cols)
+    return negative, rule.tile(rows, cols, sim.detach()) & negative
+
+
+def weighted_logits(logits: Tensor, negative: Tensor, flagged: Tensor, strategy: Strategy) -> Tensor:
+    """The logits with the log of each pair's weight added: −inf where a pair has none.
+
+    Masked here, before anything is summed: a flagged term is often the largest of its row, and taking it from a
+    finished sum would leave nothing but rounding.
+    """
+    kept = negative & ~flagged if strategy.negative == 0 else negative
+    if 0 < strategy.negative < 1:
+        logits = torch.where(flagged, logits + math.log(strategy.negative), logits)
+    return torch.where(kept, logits, -torch.inf)

@@ -1,0 +1,53 @@
+"""Two gloo processes against one: losses and parameter gradients must be equal, on every rank, with uneven counts."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from distributed import two_ranks
+from distributed.two_ranks import DETECTORS, IMAGES, OBJECTIVES, SHARES, STRATEGIES, data, step, table_after_writes
+
+import falseneg as fn
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    processes = [subprocess.Popen([sys.executable, two_ranks.__file__, str(rank), folder]) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+CASES = [(s, d, a, "InfoNCE") for s in SHARES for d in DETECTORS for a in STRATEGIES]
+CASES += [(s, "support top-k", "attract", o) for s in SHARES for o in OBJECTIVES if o != "InfoNCE"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=" / ".join)
+def test_loss_and_parameter_gradients(ranks, case):
+    """Traps 9 and 10."""
+    expected = step(slice(0, IMAGES), *case[1:])
+    for rank in range(2):
+        for got, wanted in zip(ranks[rank][case], expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("shares", SHARES)
+def test_the_tables_of_all_ranks_are_that_of_one(ranks, shares):
+    alone = table_after_writes(slice(0, IMAGES))
+    for rank in range(2):
+        torch.testing.assert_close(ranks[rank][shares, "table"], alone)
+
+
+def test_gather_brings_rows_in_order_and_sums_the_gradients_of_all_ranks(ranks):
+    for rank, own in ((0, slice(0, 3)), (1, slice(3, 8))):
+        everyone, gradient = ranks[rank]["gather"]
+        assert everyone.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+        assert gradient.tolist() == (torch.arange(8.0) * 3)[own].tolist()
+
+
+def test_criterion_without_sample_numbers(ranks):
+    main, _, _ = data()
+    expected = fn.ContrastiveLoss()(main[:, 0], main[:, 1])
+    for rank in range(2):
+        torch.testing.assert_close(ranks[rank]["criterion"][0] / 2, expected, rtol=1e-12, atol=0)

@@ -1,0 +1,191 @@
+"""Both backends against the loops of the papers' equations, in value and gradient, for the whole catalogue."""
+
+import math
+
+import catalogue
+import pytest
+import torch
+from reference import loops
+
+import falseneg as fn
+from falseneg.statistics import tiled
+
+KINDS = ("batch", "bank", "alone")
+RULES = list(catalogue.rules(catalogue.contrast_of("batch")[0]))
+
+
+@pytest.fixture(params=["dense", "tiled", "tiled-uneven"])
+def backend(request, monkeypatch):
+    if request.param == "tiled-uneven":
+        monkeypatch.setattr(tiled, "TILE", 3)
+    return request.param.split("-")[0]
+
+
+def temperature(kind):
+    """One temperature for all in a batch, one for each anchor elsewhere."""
+    if kind == "batch":
+        return torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    count = {"bank": 4, "alone": 3}[kind]
+    return torch.linspace(0.2, 0.6, count, dtype=torch.float64).requires_grad_()
+
+
+def by_loop(contrast, flagged, tau, objective, strategy):
+    """(N,) losses pair by pair."""
+    anchors, candidates = contrast.anchors, contrast.candidates
+    losses = []
+    for i in range(len(anchors)):
+        columns = loops.negatives_of(i, anchors.sample.tolist(), candidates.sample.tolist())
+        s_neg = [loops.similarity(anchors.z[i], candidates.z[j]) for j in columns]
+        losses.append(
+            loops.objective(
+                objective,
+                list(contrast.positives[i]),
+                s_neg,
+                [bool(flagged[i, j]) for j in columns],
+                tau.expand(len(anchors))[i],
+                strategy.positive,
+                strategy.negative,
+                strategy.renormalise,
+            )
+        )
+    return torch.stack(losses)
+
+
+def values_and_gradients(losses, leaves):
+    weights = torch.linspace(0.5, 1.5, len(losses), dtype=losses.dtype)
+    return [losses.detach(), *torch.autograd.grad((losses * weights).sum(), leaves, allow_unused=True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule_name", RULES)
+def test_product_of_rules_strategies_and_objectives(kind, rule_name, backend):
+    for strategy in catalogue.STRATEGIES.values():
+        for name, objective in catalogue.OBJECTIVES.items():
+            results = []
+            for by in ("loop", "library"):
+                contrast, leaves = catalogue.contrast_of(kind)
+                rule, tau = catalogue.rules(contrast)[rule_name], temperature(kind)
+                every = slice(0, len(contrast.anchors)), slice(0, len(contrast.candidates))
+                sim = (contrast.anchors.z @ contrast.candidates.z.T).detach()
+                if by == "loop":
+                    losses = by_loop(contrast, rule.tile(*every, sim), tau, name, strategy)
+                else:
+                    stats = fn.negative_stats(contrast, tau, rule, strategy, backend=backend)
+                    losses = objective(contrast, stats, tau, strategy)
+                results.append(values_and_gradients(losses, [leaf for leaf in (*leaves, tau) if leaf is not None]))
+            for expected, got in zip(*results, strict=True):
+                expected = torch.zeros(()) if expected is None else expected
+                got = torch.zeros_like(expected) if got is None else got
+                assert torch.isfinite(got).all()
+                torch.testing.assert_close(got, expected.to(got.dtype).expand_as(got), rtol=1e-10, atol=1e-12)
+
+
+def test_counts_and_weight(backend):
+    contrast, _ = catalogue.contrast_of("bank")
+    rule = catalogue.rules(contrast)["groups"]
+    flagged = rule.tile(slice(0, 4), slice(0, 11), contrast.anchors.z @ contrast.candidates.z.T)
+    stats = fn.negative_stats(contrast, torch.tensor(0.1), rule, fn.Strategy(0, 0.25), backend=backend)
+    for i in range(4):
+        columns = loops.negatives_of(i, contrast.anchors.sample.tolist(), contrast.candidates.sample.tolist())
+        count = sum(bool(flagged[i, j]) for j in columns)
+        assert (int(stats.count[i]), int(stats.flagged[i])) == (len(columns), count)
+        assert float(stats.weight[i]) == pytest.approx(len(columns) - 0.75 * count)
+
+
+def test_log_sum_at_another_scale(backend):
+    contrast, _ = catalogue.contrast_of("bank")
+    stats = fn.negative_stats(contrast, torch.tensor(0.2), fn.NoPairs(), fn.IGNORE, backend=backend)
+    other = fn.negative_stats(contrast, torch.tensor(0.1), fn.NoPairs(), fn.IGNORE, backend=backend)
+    torch.testing.assert_close(stats.log_sum_at(2.0), other.log_sum, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("backend_name", ["dense", "tiled"])
+@pytest.mark.parametrize("kind", ["batch", "bank"])
+def test_gradcheck(backend_name, kind, monkeypatch):
+    monkeypatch.setattr(tiled, "TILE", 4)
+    _, bank, of_anchor, of_candidate, _ = catalogue.make(kind)
+    flagged = torch.rand(len(of_anchor), len(of_candidate), generator=torch.Generator().manual_seed(1)) < 0.3
+    listed = fn.Listed(
+        torch.cat([torch.zeros(1, dtype=torch.int64), flagged.sum(1).cumsum(0)]), flagged.nonzero()[:, 1]
+    )
+
+    def all_statistics(z, keys, tau):
+        anchors = fn.Embedded(z, of_anchor)
+        candidates = anchors if bank is None else fn.Embedded(keys, of_candidate)
+        contrast = fn.Contrast("views", anchors, candidates, z[:, :1])
+        stats = fn.negative_stats(contrast, tau, listed, fn.Strategy(1, 0.5), backend=backend_name)
+        return stats.log_sum, stats.flagged_sim, stats.log_sum_at(1.5), stats.over_flagged(stats.log_sum)
+
+    z = torch.randn(len(of_anchor), 3, dtype=torch.float64, requires_grad=True)
+    keys = torch.randn(len(of_candidate), 3, dtype=torch.float64, requires_grad=True)
+    tau = torch.rand(len(of_anchor), dtype=torch.float64).add(0.5).requires_grad_()
+    assert torch.autograd.gradcheck(all_statistics, (z, keys, tau))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tiles_of_every_size_agree(seed, monkeypatch):
+    results = []
+    for size in (1, 4, 7, 1024):
+        monkeypatch.setattr(tiled, "TILE", size)
+        contrast, leaves = catalogue.contrast_of("bank", seed)
+        stats = fn.negative_stats(
+            contrast, torch.tensor(0.1), catalogue.rules(contrast)["either"], fn.ATTRACT, backend="tiled"
+        )
+        results.append(values_and_gradients(stats.log_sum + stats.flagged_sim, leaves[:2]))
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-12, atol=1e-12)
+
+
+def test_bfloat16_is_multiplied_as_given_and_accumulated_in_float32(backend):
+    """Against float64 products of the same rounded rows: only float32 accumulation is allowed for (2e-6 relative)."""
+    low, _ = catalogue.contrast_of("batch", dtype=torch.bfloat16)
+    z = low.anchors.z.detach().double()
+    anchors = fn.Embedded(z, low.anchors.sample)
+    exact = fn.Contrast("views", anchors, anchors, low.positives.double())
+    tau = torch.tensor(0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = fn.negative_stats(low, tau, fn.NoPairs(), fn.IGNORE, backend=backend)
+    expected = fn.negative_stats(exact, tau, fn.NoPairs(), fn.IGNORE, backend="dense")
+    assert got.log_sum.dtype == torch.float32
+    torch.testing.assert_close(got.log_sum.double(), expected.log_sum, rtol=2e-6, atol=2e-6)
+
+
+def test_bfloat16_gradients_come_back_in_bfloat16(backend):
+    """Rounding the finished gradient to 8 bits is all that bfloat16 may cost: 1/256 relative."""
+    low, (z, _, _) = catalogue.contrast_of("batch", dtype=torch.bfloat16)
+    fn.negative_stats(low, torch.tensor(0.1), fn.NoPairs(), fn.IGNORE, backend=backend).log_sum.sum().backward()
+    z64 = z.detach().double().requires_grad_()
+    anchors = fn.Embedded(z64, low.anchors.sample)
+    exact = fn.Contrast("views", anchors, anchors, low.positives.double())
+    fn.negative_stats(exact, torch.tensor(0.1), fn.NoPairs(), fn.IGNORE, backend="dense").log_sum.sum().backward()
+    assert z.grad.dtype == torch.bfloat16
+    # Autograd adds the two roles of a row (anchor, candidate) in bfloat16: two roundings.
+    torch.testing.assert_close(z.grad.double(), z64.grad, rtol=2 / 256, atol=2 / 256 * float(z64.grad.abs().max()))
+
+
+def test_auto_is_dense_for_few_pairs_and_tiled_for_many():
+    small, _ = catalogue.contrast_of("batch")
+    assert type(fn.negative_stats(small, torch.tensor(1.0), fn.NoPairs(), fn.IGNORE).sweep).__name__ == "DenseSweep"
+    z = catalogue.unit(1100, 2, seed=0)
+    anchors = fn.Embedded(z, torch.arange(1100))
+    large = fn.Contrast("views", anchors, anchors, z[:, :1])
+    assert type(fn.negative_stats(large, torch.tensor(1.0), fn.NoPairs(), fn.IGNORE).sweep).__name__ == "TiledSweep"
+
+
+def test_unknown_backend_is_refused():
+    contrast, _ = catalogue.contrast_of("batch")
+    with pytest.raises(ValueError, match="choose 'auto', 'dense' or 'tiled'"):
+        fn.negative_stats(contrast, torch.tensor(1.0), fn.NoPairs(), fn.IGNORE, backend="fast")
+
+
+def test_very_low_temperature_in_float32(backend):
+    """Trap 1: at tau .02 the flagged terms are the largest of the row; taking them from a finished sum leaves -inf."""
+    z = catalogue.unit(4, 8, seed=3, dtype=torch.float32)
+    near = torch.nn.functional.normalize(z[:1] + 0.01 * z[1:2], dim=-1)
+    candidates = fn.Embedded(torch.cat([near, z[1:]]), torch.arange(10, 14))
+    contrast = fn.Contrast("views", fn.Embedded(z[:1], torch.tensor([0])), candidates, z[:1, :1])
+    rule = fn.AboveThreshold(torch.tensor(0.9))
+    stats = fn.negative_stats(contrast, torch.tensor(0.02), rule, fn.ELIMINATE, backend=backend)
+    expected = math.log(sum(math.exp(float(z[0].double() @ z[j].double()) / 0.02) for j in (1, 2, 3)))
+    assert int(stats.flagged) == 1
+    assert float(stats.log_sum) == pytest.approx(expected, rel=1e-5)

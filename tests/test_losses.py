@@ -1,0 +1,46 @@
+import pytest
+import torch
+from reference import loops
+from torch.nn.functional import normalize
+
+import falseneg as fn
+
+
+def test_contrastive_loss_is_simclr_on_rows_of_any_length():
+    z0, z1 = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    rows = normalize(torch.stack([z0, z1], 1).flatten(0, 1), dim=1)
+    expected = []
+    for i in range(10):
+        negatives = [loops.similarity(rows[i], rows[j]) for j in range(10) if j // 2 != i // 2]
+        expected.append(loops.simclr(loops.similarity(rows[i], rows[i ^ 1]), negatives, 0.5))
+    torch.testing.assert_close(fn.ContrastiveLoss(temperature=0.5)(z0, z1), torch.stack(expected).mean())
+
+
+def test_repetitions_of_a_sample_are_no_negatives():
+    z0, z1 = torch.randn(3, 4), torch.randn(3, 4)
+    twice = [torch.cat([z, z[:1]]) for z in (z0, z1)]
+    loss = fn.ContrastiveLoss()
+    told, untold = loss(*twice, sample=torch.tensor([0, 1, 2, 0])), loss(*twice)
+    assert told < untold
+
+
+def test_support_views_and_attraction():
+    views = [torch.randn(6, 4, requires_grad=True) for _ in range(2)]
+    support = [torch.randn(6, 4, requires_grad=True) for _ in range(3)]
+    loss = fn.ContrastiveLoss(fn.SupportSet(top_k=2), fn.ATTRACT)(*views, support=support)
+    loss.backward()
+    assert all(torch.isfinite(view.grad).all() and view.grad.abs().sum() > 0 for view in views)
+    assert all(view.grad is None for view in support)
+
+
+def test_learned_temperature_is_a_parameter_of_the_criterion():
+    loss = fn.ContrastiveLoss(temperature=fn.LearnedTemperature(0.1))
+    loss(torch.randn(4, 3), torch.randn(4, 3)).backward()
+    assert [name for name, p in loss.named_parameters() if p.grad is not None] == ["criterion.temperature.log_tau"]
+
+
+def test_bad_views():
+    loss = fn.ContrastiveLoss()
+    for views in [(torch.randn(4, 3),), (torch.randn(4, 3), torch.randn(5, 3))]:
+        with pytest.raises(fn.UserError, match="give two or more of one shape"):
+            loss(*views)
