@@ -33,6 +33,17 @@ def test_support_views_and_attraction():
     assert all(view.grad is None for view in support)
 
 
+def test_levels_of_a_detector_are_averaged():
+    class Levels(fn.Detector):
+        def flag(self, contrast, clock):
+            return fn.AboveThreshold(torch.tensor(0.2)), fn.NoPairs()
+
+    views = [torch.randn(6, 4) for _ in range(2)]
+    first, second = (fn.ContrastiveLoss(detector)(*views) for detector in (fn.FixedThreshold(0.2), fn.NoDetection()))
+    assert not torch.isclose(first, second)
+    torch.testing.assert_close(fn.ContrastiveLoss(Levels())(*views), (first + second) / 2)
+
+
 def test_learned_temperature_is_a_parameter_of_the_criterion():
     loss = fn.ContrastiveLoss(temperature=fn.LearnedTemperature(0.1))
     loss(torch.randn(4, 3), torch.randn(4, 3)).backward()

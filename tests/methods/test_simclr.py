@@ -48,6 +48,7 @@ def test_support_views_as_positives_carry_gradient(encoder):
     embeddings = method.encode(views_of(4, 2, 3))
     (contrast,) = method.contrasts(embeddings)
     assert embeddings.support.requires_grad and contrast.positives.shape == (8, 4)
+    assert not contrast.spaces["support"].queries.requires_grad  # detection never has a gradient
     expected = (embeddings.main[1, 0] * embeddings.support[1, 2]).sum()
     torch.testing.assert_close(contrast.positives[2, 3], expected)
 

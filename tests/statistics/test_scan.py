@@ -92,6 +92,13 @@ def test_distinct_counts_images_and_lists_all_their_rows():
     assert as_lists(fn.top_k(contrast, 2, distinct=True, threshold=0.5)) == [[1, 2, 3]]
 
 
+def test_distinct_ties_go_to_the_image_that_appears_first():
+    z = torch.eye(2, dtype=torch.float64)
+    candidates = fn.Embedded(z[[1, 0, 0, 0]], torch.tensor([3, 9, 4, 9]))
+    contrast = fn.Contrast("views", fn.Embedded(z[:1], torch.tensor([0])), candidates, z[:1, :1])
+    assert as_lists(fn.top_k(contrast, 1, distinct=True)) == [[1, 3]]  # image 9 stands before image 4
+
+
 @pytest.mark.parametrize("alpha", [0.05, 0.3, 0.5, 0.999])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_row_quantile_separates_the_k_th_from_the_next(alpha, dtype):
