@@ -61,7 +61,12 @@ def draw():
     )
     panels = (
         panel(10, "Plain loss", "pushes every other image away", lambda kin: (RED, "red", False)),
-        panel(350, "Eliminate", "does not push the other threes", lambda kin: (GREY, "", True) if kin else (RED, "red", False)),
+        panel(
+            350,
+            "Eliminate",
+            "does not push the other threes",
+            lambda kin: (GREY, "", True) if kin else (RED, "red", False),
+        ),
         panel(690, "Attract", "pulls them closer", lambda kin: (GREEN, "green", False) if kin else (RED, "red", False)),
     )
     return (

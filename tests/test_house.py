@@ -39,7 +39,11 @@ def imports_of(path):
             yield node.module.split(".")[1]
 
 
-FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path.relative_to(SOURCE).parts[0] not in ("__init__.py", "__main__.py")]
+FILES = [
+    path
+    for path in sorted(SOURCE.rglob("*.py"))
+    if path.relative_to(SOURCE).parts[0] not in ("__init__.py", "__main__.py")
+]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -49,7 +53,10 @@ def test_imports_run_one_way(path):
         assert other == room or RANK[other] < RANK[room], f"{room} imports from {other}"
 
 
-@pytest.mark.parametrize("package, rooms", [("lightning_fabric", ("train", "cli")), ("torch.distributed", ("statistics", "sample_table", "train"))])
+@pytest.mark.parametrize(
+    "package, rooms",
+    [("lightning_fabric", ("train", "cli")), ("torch.distributed", ("statistics", "sample_table", "train"))],
+)
 def test_what_only_some_rooms_may_import(package, rooms):
     for path in FILES:
         if path.relative_to(SOURCE).parts[0].removesuffix(".py") not in rooms:
@@ -57,7 +64,9 @@ def test_what_only_some_rooms_may_import(package, rooms):
             assert f"import {package}" not in text and f"from {package}" not in text, path
 
 
-@pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join
+)
 def test_style_and_types(command):
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -194,10 +194,13 @@ def _read_about(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         raise UserError(f"there is no file {path}; give the encoder.safetensors of a run")
+    kinds = {"name": str, "image_size": int | None, "small_stem": bool, "mean": list, "std": list, "arguments": dict}
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})[_ABOUT])
-        return {key: about[key] for key in ("name", "image_size", "small_stem", "mean", "std", "arguments")}
+        if wrong := [key for key, kind in kinds.items() if not isinstance(about[key], kind)]:
+            raise TypeError(f"{wrong[0]} is {about[wrong[0]]!r}")
+        return {key: about[key] for key in kinds}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or no safetensors file: {_first_line(error)}") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -1,0 +1,202 @@
+"""Image files in a folder, or named in a list."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from falseneg.data.image_set import EncodedSet, encode_labels
+from falseneg.errors import UserError
+
+EXTENSIONS = tuple(
+    ".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
+)
+_SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
+_HEADERS = {"path", "file", "filename", "file_name", "filepath", "image", "img"}
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+class FileSet(EncodedSet):
+    """Images that are files. Open: the constructor calls this one.
+
+    Args:
+        root: the folder that the names start at.
+        names: the name of each file, relative to the folder or absolute.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root = root
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def describe(self, row: int) -> str:
+        return self.names[row]
+
+    def place(self, row: int) -> str:
+        return os.path.join(self.root, self.names[row])
+
+    def encoded(self, row: int) -> bytes:
+        try:
+            with open(self.place(row), "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise _gone(self.place(row), error) from error
+
+    def encoded_size(self, row: int) -> int:
+        try:
+            return os.stat(self.place(row)).st_size
+        except OSError as error:
+            raise _gone(self.place(row), error) from error
+
+
+def _gone(place: str, error: OSError) -> UserError:
+    return UserError(f"{place} cannot be opened ({error.strerror or error}): put it back or leave it out")
+
+
+class Folder(FileSet):
+    """The image files below a folder, however deep; links are followed, hidden files and other files left aside.
+
+    If all images lie in sub-folders, and those are at least two, each sub-folder directly below the root is a class,
+    in sorted order. Otherwise the images are unlabelled.
+
+    Args:
+        root: the folder. Images are files that end in bmp, gif, jfif, jpe, jpeg, jpg, pbm, pgm, png, pnm, ppm, tif,
+            tiff or webp.
+    """
+
+    def __init__(self, root: str) -> None:
+        folder = Path(root).expanduser()
+        if folder.is_file():
+            raise UserError(
+                f"{root} is a file, not a folder: give the folder that holds the images, or use FileList for a list"
+            )
+        if not folder.is_dir():
+            raise UserError(f"the folder {root} does not exist: give the folder that holds the images")
+        names = _images_below(folder)
+        if not names:
+            raise UserError(f"{root} holds no images: they must end in {', '.join(EXTENSIONS)}")
+        super().__init__(folder, names)
+        self._label_by_folder(root)
+
+    def _label_by_folder(self, root: str) -> None:
+        at_top = sum("/" not in name for name in self.names)
+        if at_top == len(self.names):
+            return
+        folders = sorted({name.split("/", 1)[0] for name in self.names if "/" in name})
+        if at_top:
+            self.note = (
+                f"{root} holds {at_top} images beside its sub-folders ({_some(folders)}): sub-folders are not taken as "
+                f"classes, the images are unlabelled"
+            )
+            return
+        if len(folders) == 1:
+            self.note = f"all images of {root} lie in its one sub-folder {folders[0]}: they are unlabelled"
+            return
+        if all(name.lower() in _SPLIT_NAMES for name in folders):
+            raise UserError(
+                f"the sub-folders of {root} are splits ({_some(folders)}), not classes: give one of them, such as "
+                f"{root}/{folders[-1]}"
+            )
+        number = {name: index for index, name in enumerate(folders)}
+        self.labels = torch.tensor([number[name.split("/", 1)[0]] for name in self.names])
+        self.class_names = tuple(folders)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _images_below(root: Path) -> list[str]:
+    """The names of all image files, relative to the root, with "/", sorted so that rows are the same everywhere."""
+    found: list[str] = []
+    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(str(root), "", frozenset())]
+    while pending:
+        folder, prefix, above = pending.pop()
+        try:
+            identity = os.stat(folder)
+            with os.scandir(folder) as entries:
+                listed = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            raise UserError(
+                f"the folder {folder} cannot be read ({error.strerror}): allow reading it or move it away"
+            ) from error
+        key = (identity.st_dev, identity.st_ino)
+        if key in above:  # a link to a folder that it lies in
+            continue
+        for entry in listed:
+            if entry.is_dir():
+                pending.append((entry.path, f"{prefix}{entry.name}/", above | {key}))
+            elif entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+                found.append(prefix + entry.name)
+    return sorted(found)
+
+
+class FileList(FileSet):
+    """Image files that are named in a text, CSV or TSV file, one a line, with a label after it or without.
+
+    Paths are relative to the folder of the list. In a .csv or .tsv file the first column is the path and the second, or
+    the one whose heading is "label", the label: a whole number from 0, or the name of a class. A first line of headings
+    is recognised by its first word (path, file, filename, image, ...). In any other file a line is a path, or a path
+    and a label with a tab, a comma or a blank between.
+
+    Args:
+        path: the list.
+        root: the folder that the paths start at; default: the folder of the list.
+    """
+
+    def __init__(self, path: str, root: str | None = None) -> None:
+        listing = Path(path).expanduser()
+        folder = listing.parent if root is None else Path(root).expanduser()
+        lines = _read_lines(listing, folder)
+        headings = [cell.strip().lower() for cell in lines[0]] if lines else []
+        has_headings = bool(headings) and headings[0] in _HEADERS and not (folder / lines[0][0]).is_file()
+        rows = lines[1:] if has_headings else lines
+        if not rows:
+            raise UserError(f"{path} names no images: write one path a line")
+        names = [row[0].strip() for row in rows]
+        for name in names:
+            if not os.path.isfile(os.path.join(folder, name)):
+                raise UserError(
+                    f"{path} names {name!r}, but there is no file {folder / name}: correct the list, or give its root"
+                )
+        super().__init__(folder, names)
+        column = headings.index("label") if has_headings and "label" in headings else 1
+        self.labels, self.class_names = encode_labels([row[column] if len(row) > column else None for row in rows])
+
+
+def _read_lines(listing: Path, folder: Path) -> list[list[str]]:
+    """The cells of each line that is not blank."""
+    try:
+        text = listing.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UserError(
+            f"the list {listing} cannot be read ({reason}): give a text, CSV or TSV file of image paths"
+        ) from error
+    delimiter = _DELIMITERS.get(listing.suffix.lower())
+    lines = text.splitlines()
+    cells = (
+        [_path_and_label(line.strip(), folder) for line in lines]
+        if delimiter is None
+        else list(csv.reader(lines, delimiter=delimiter))
+    )
+    return [row for row in cells if row and row[0].strip()]
+
+
+def _path_and_label(line: str, folder: Path) -> list[str]:
+    """The line as a path if there is such a file, otherwise split before its last word if that leaves one."""
+    for separator in "\t, ":
+        path, found, label = line.rpartition(separator)
+        if (
+            found
+            and not os.path.isfile(os.path.join(folder, line))
+            and os.path.isfile(os.path.join(folder, path.strip()))
+        ):
+            return [path, label]
+    return [line]

@@ -1,0 +1,221 @@
+"""Batches of views: which images in which order, and the worker processes that make them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from falseneg.data.image_set import ImageSet
+from falseneg.data.views import kernels, view_generator_seed
+from falseneg.errors import UserError
+from falseneg.methods.base import Views
+
+_ORDER = -1  # the "row" of the seed that shuffles an epoch
+_READING = 2**32  # the "view" of the seed under which an image is read
+_DEAD_WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
+
+
+class ViewSample(NamedTuple):
+    """The views of one image.
+
+    Attributes:
+        main: (V, 3, H, W) uint8.
+        support: (S, 3, H', W') uint8, or None.
+        row: the data-set row.
+    """
+
+    main: Tensor
+    support: Tensor | None
+    row: int
+
+
+class ViewSet(Dataset[ViewSample]):
+    """The views of every image in every epoch. Each image is decoded once, however many views are made of it.
+
+    A view depends on (seed, epoch, row, number of the view) and on nothing else.
+
+    Args:
+        image_set: the images.
+        augmentation: makes a random view (3, H, W) of an image; draws from torch's global generator, which is left as
+            it was found.
+        views: V, main views of each image.
+        seed: of all views.
+        support_augmentation: the same for support views; None for `augmentation`.
+        support_views: S, support views of each image.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        augmentation: Callable[[Tensor], Tensor],
+        views: int = 2,
+        seed: int = 0,
+        support_augmentation: Callable[[Tensor], Tensor] | None = None,
+        support_views: int = 0,
+    ) -> None:
+        self.image_set = image_set
+        self.augmentation = augmentation
+        self.views = views
+        self.seed = seed
+        self.support_augmentation = support_augmentation or augmentation
+        self.support_views = support_views
+
+    def __len__(self) -> int:
+        return len(self.image_set)
+
+    def __getitem__(self, key: tuple[int, int]) -> ViewSample:
+        """The views of an image in an epoch.
+
+        Args:
+            key: epoch (from 0) and row.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
+        epoch, row = key
+        state = torch.get_rng_state()
+        try:
+            _seed(view_generator_seed(self.seed, epoch, row, _READING))  # in case the data set draws numbers, too
+            image = self.image_set.image(row)
+            main = [self._view(self.augmentation, image, epoch, row, view) for view in range(self.views)]
+            support = [
+                self._view(self.support_augmentation, image, epoch, row, -1 - view)
+                for view in range(self.support_views)
+            ]
+        finally:
+            torch.set_rng_state(state)
+        return ViewSample(torch.stack(main), torch.stack(support) if support else None, row)
+
+    def _view(self, augmentation: Callable[[Tensor], Tensor], image: Tensor, epoch: int, row: int, view: int) -> Tensor:
+        _seed(view_generator_seed(self.seed, epoch, row, view))
+        return augmentation(image)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[ViewSample] | UserError:
+        """The views of a batch; an error that is the user's is handed back, for torch would bury it in a traceback."""
+        try:
+            return [self[key] for key in keys]
+        except UserError as error:
+            return UserError(*error.args)
+
+
+def _seed(seed: int) -> None:
+    """Seed what views draw from; `torch.manual_seed` sees to every kind of device and takes a hundred times as long."""
+    torch.default_generator.manual_seed(seed)
+
+
+def collate(samples: list[ViewSample] | UserError) -> Views | UserError:
+    """One batch; images of different sizes are no matter, for only their views are stacked."""
+    if isinstance(samples, UserError):
+        return samples
+    main, support, rows = zip(*samples, strict=True)
+    return Views(
+        torch.stack(main),
+        None if support[0] is None else torch.stack(support),
+        torch.tensor(rows, dtype=torch.int64),
+    )
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """The batches of an epoch, each a list of (epoch, row): a permutation known by (seed, epoch).
+
+    Batch k is the same set of images whatever the number of ranks; each rank takes every world-th of it. The last,
+    incomplete batch is dropped, unless the whole data set is smaller than a batch: then that is the one batch.
+
+    Args:
+        rows: n, images in the data set.
+        batch_size: images in a batch, over all ranks.
+        seed: of the order.
+        rank: of this process.
+        world: number of processes.
+
+    Raises:
+        UserError: a batch would hold fewer than two images, or none for some rank.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+        if batch_size < 2:
+            raise UserError(f"a batch of {batch_size} has no negatives: batch_size must be at least 2")
+        if rows < 2:
+            raise UserError(f"{rows} image has no negatives: the data set must hold at least 2 images")
+        self.batch_size = min(batch_size, rows)
+        if self.batch_size < world:
+            raise UserError(
+                f"a batch of {self.batch_size} images is too small for {world} processes: use fewer, or a larger batch"
+            )
+        self.rows, self.seed, self.rank, self.world = rows, seed, rank, world
+        self.epoch = 0
+        self.start_batch = 0
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a whole epoch."""
+        return self.rows // self.batch_size
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch that is gone through next, and the batch to start with (to resume within an epoch)."""
+        if not 0 <= start_batch <= self.batches_per_epoch:
+            raise ValueError(f"an epoch has {self.batches_per_epoch} batches: it cannot start with batch {start_batch}")
+        self.epoch, self.start_batch = epoch, start_batch
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch - self.start_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        generator = torch.Generator().manual_seed(view_generator_seed(self.seed, epoch, _ORDER, 0))
+        order = torch.randperm(self.rows, generator=generator)
+        for batch in range(self.start_batch, self.batches_per_epoch):
+            images = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(epoch, row) for row in images[self.rank :: self.world].tolist()]
+
+
+class ViewLoader(DataLoader):
+    """A `DataLoader` of `Views` that raises a worker's `UserError` as that one sentence. Made by `view_loader`."""
+
+    def __iter__(self) -> Iterator[Views]:  # type: ignore[override]
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if not _DEAD_WORKER.search(str(error)):
+                raise
+            hint = " (shared memory is full)" if "shared memory" in str(error) else ""
+            raise UserError(
+                f"a data-loading process was killed{hint}, most likely for want of memory: use fewer workers, smaller "
+                f"views or a smaller batch"
+            ) from error
+
+
+def view_loader(
+    view_set: ViewSet, sampler: EpochSampler, workers: int = 0, device: torch.device | str = "cpu"
+) -> ViewLoader:
+    """Loads batches of views in worker processes.
+
+    Choose the epoch with `sampler.set_epoch` before each pass. Batches do not depend on the number of workers, and the
+    global random state of this process is left alone.
+
+    Args:
+        view_set: the views.
+        sampler: the order; its batches become the loader's.
+        workers: processes that make views; 0 for this process.
+        device: where the batches go: for a CUDA device they are put into pinned memory.
+    """
+    if workers:
+        kernels()  # loaded once here rather than in each forked worker
+    options: dict[str, Any] = {"persistent_workers": True} if workers else {}
+    return ViewLoader(
+        view_set,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.device(device).type == "cuda",
+        generator=torch.Generator(),
+        **options,
+    )

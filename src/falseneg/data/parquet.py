@@ -1,0 +1,196 @@
+"""Images in Parquet files: a column of encoded bytes, a column of labels."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from falseneg.data.image_set import EncodedSet, encode_labels
+from falseneg.data.messages import unknown
+from falseneg.data.storage import kept, local_files
+from falseneg.errors import UserError
+
+_LOG = logging.getLogger("falseneg")
+IN_MEMORY = 256 * 2**20
+"""Up to so many bytes the image column is held in memory; a larger one is unpacked into a file and mapped."""
+_ROWS_AT_A_TIME = 256
+_DEFAULT_LABEL = "label"
+
+
+class Parquet(EncodedSet):
+    """Images that are stored as encoded bytes (JPEG, PNG, ...) in a column of Parquet files.
+
+    Parquet is compressed by row groups, which makes single rows dear. So an image column of up to 256 MiB is held in
+    memory, as Arrow's buffers; a larger one is unpacked once into a file that all processes map, and that takes as much
+    disk as the images do.
+
+    Args:
+        path: a file, a folder of .parquet files, a pattern such as 'train-*.parquet', or a list of these.
+        image: the column of the images: bytes, or a structure with a field "bytes".
+        label: the column of the labels: whole numbers from 0, or names; null for no labels. If a file has no column of
+            the default name, the images are unlabelled. The names of the classes are taken from the file's metadata.
+        cache: the folder for unpacked columns; default: falseneg in the user's cache folder.
+    """
+
+    def __init__(
+        self, path: str | list[str], image: str = "image", label: str | None = _DEFAULT_LABEL, cache: str | None = None
+    ) -> None:
+        import pyarrow.parquet as pq
+
+        self.files = local_files(path, ".parquet")
+        self.cache = cache
+        self._chunks: list[Any] | None = None
+        with _reading(self.files):
+            self._image_column, size = _image_column(self.files, image)
+            label_column = _label_column(self.files, label)
+            self._in_memory = size <= IN_MEMORY
+            self._open()
+            if label_column is not None:
+                values = [pq.read_table(file, columns=[label_column]).column(0).to_pylist() for file in self.files]
+                self.labels, self.class_names = encode_labels([value for column in values for value in column])
+                self.class_names = self.class_names or _class_names(pq.read_schema(self.files[0]), label_column)
+        if not len(self):
+            raise UserError(f"{_list(self.files)} has no rows: give files with images")
+
+    def _open(self) -> list[Any]:
+        """The arrays of encoded images, one after the other. Each process opens its own."""
+        if self._chunks is None:
+            if self._in_memory:
+                batches = _encoded_batches(self.files, self._image_column)
+                self._chunks = list(batches)
+            else:
+                name = f"parquet|{self._image_column}.arrow"
+                self._chunks = kept(name, self.files, self.cache, self._unpack, _mapped)
+            self._starts = np.cumsum([0] + [len(chunk) for chunk in self._chunks])
+        return self._chunks
+
+    def _unpack(self, target: Path) -> None:
+        import pyarrow as pa
+
+        _LOG.info("unpacking the images of %s, once", _list(self.files))
+        schema = pa.schema([("image", pa.large_binary())])
+        with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for chunk in _encoded_batches(self.files, self._image_column):
+                writer.write_batch(pa.record_batch([chunk.cast(pa.large_binary())], schema=schema))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_chunks": None}
+
+    def __len__(self) -> int:
+        self._open()
+        return int(self._starts[-1])
+
+    def _stored(self, row: int) -> Any:
+        chunks = self._open()
+        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        value = chunks[chunk][row - int(self._starts[chunk])]
+        if not value.is_valid:
+            raise UserError(f"{self.describe(row)} of {_list(self.files)} holds no image: fill it in or remove the row")
+        return value
+
+    def encoded(self, row: int) -> bytes:
+        data: bytes = self._stored(row).as_py()
+        return data
+
+    def encoded_size(self, row: int) -> int:
+        return int(self._stored(row).as_buffer().size)
+
+    def describe(self, row: int) -> str:
+        return f"row {row}"
+
+    def place(self, row: int) -> str:
+        return f"row {row} of {_list(self.files)}"
+
+
+def _image_column(files: Sequence[Path], image: str) -> tuple[str, int]:
+    """The column to read, with the field for a structure, and how many bytes it has in all, uncompressed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    size = 0
+    column = image
+    for file in files:
+        metadata = pq.read_metadata(file)
+        schema = metadata.schema.to_arrow_schema()
+        if image not in schema.names:
+            raise unknown(f"in {file} the column", image, schema.names)
+        kind = schema.field(image).type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            column = f"{image}.bytes"
+            kind = kind.field("bytes").type
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise UserError(
+                f"the column {image!r} of {file} holds {kind}, not the bytes of images: name another one with image"
+            )
+        for group in range(metadata.num_row_groups):
+            chunks = [metadata.row_group(group).column(index) for index in range(metadata.num_columns)]
+            size += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+    return column, size
+
+
+def _label_column(files: Sequence[Path], label: str | None) -> str | None:
+    import pyarrow.parquet as pq
+
+    if label is None:
+        return None
+    for file in files:
+        names = pq.read_schema(file).names
+        if label not in names:
+            if label == _DEFAULT_LABEL:
+                return None
+            raise unknown(f"in {file} the column", label, names)
+    return label
+
+
+def _encoded_batches(files: Sequence[Path], column: str) -> Iterator[Any]:
+    """The encoded images in arrays of a few hundred, so that never a whole file is held."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for file in files:
+        with _reading([file]), pq.ParquetFile(file) as reader:
+            for batch in reader.iter_batches(_ROWS_AT_A_TIME, columns=[column]):
+                array = batch.column(0)
+                yield array.field("bytes") if pa.types.is_struct(array.type) else array
+
+
+@contextlib.contextmanager
+def _reading(files: Sequence[Path]) -> Iterator[None]:
+    """Says in one sentence that files are no Parquet, or are damaged."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{_list(files)} cannot be read as Parquet ({reason}): give whole Parquet files") from error
+
+
+def _mapped(file: Path) -> list[Any]:
+    import pyarrow as pa
+
+    chunks: list[Any] = pa.ipc.open_file(pa.memory_map(str(file))).read_all().column(0).chunks
+    return chunks
+
+
+def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
+    """The class names in the metadata: a JSON list under "class_names", or as Hugging Face's `datasets` writes them."""
+    metadata = schema.metadata or {}
+    try:
+        if b"class_names" in metadata:
+            return tuple(map(str, json.loads(metadata[b"class_names"])))
+        if b"huggingface" in metadata:
+            return tuple(map(str, json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"]))
+    except (ValueError, KeyError, TypeError):
+        pass  # metadata of another kind: the classes stay unnamed
+    return None
+
+
+def _list(files: Sequence[Path]) -> str:
+    return str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")

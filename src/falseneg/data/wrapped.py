@@ -1,0 +1,158 @@
+"""A data set of the user's own as an image set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from falseneg.data.decoding import Decoded, from_any
+from falseneg.data.image_set import UNLABELLED, ImageSet
+from falseneg.errors import UserError
+
+_LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y", "_samples", "samples", "imgs")
+
+
+class DatasetBacked(ImageSet):
+    """Images of a data set in torch's sense. Open: the constructor calls this one.
+
+    Args:
+        dataset: has a length, and yields by index an image or a tuple whose first element is one and whose second, if
+            it is a whole number, is the label.
+        name: what to call it in messages.
+    """
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        if isinstance(dataset, IterableDataset) or not (
+            hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+        ):
+            raise UserError(
+                f"{name} cannot be read by row: a data set needs __getitem__ and __len__, so that an image keeps its "
+                f"row"
+            )
+        if not len(dataset):
+            raise UserError(f"{name} is empty: give a data set with images")
+        self.dataset = dataset
+        self.name = name
+        self._labels: Tensor | None = None
+        self._labels_known = False
+        classes = getattr(dataset, "classes", None)
+        is_names = isinstance(classes, Sequence) and not isinstance(classes, str)
+        self.class_names = tuple(map(_class_name, classes)) if is_names else None  # type: ignore[arg-type]
+
+    @property
+    def labels(self) -> Tensor | None:  # type: ignore[override]
+        """(n,) int64, or None: taken from `targets` or an attribute like it, or else every item is read once."""
+        if not self._labels_known:
+            self._labels = self._find_labels()
+            self._labels_known = True
+        return self._labels
+
+    def _find_labels(self) -> Tensor | None:
+        ends = {row: label for row in (0, len(self) - 1) if (label := self._own_label(row)) is not None}
+        for attribute in _LABEL_ATTRIBUTES if ends else ():
+            labels = _as_labels(getattr(self.dataset, attribute, None), len(self))
+            if labels is not None and all(labels[row] == label for row, label in ends.items()):
+                return labels if (labels >= 0).any() else None
+        if not ends:
+            return None
+        found = [self._own_label(row) for row in range(len(self))]
+        return torch.tensor([UNLABELLED if label is None else label for label in found], dtype=torch.int64)
+
+    def _own_label(self, row: int) -> int | None:
+        """The label that the item itself carries; None if it carries none or cannot be read."""
+        try:
+            return _label_of(self._item(row))
+        except UserError:
+            return None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def load(self, row: int) -> Decoded:
+        return self._convert(self._item(row), row)
+
+    def image(self, row: int) -> Tensor:
+        return self.load(row).image
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int, int]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        item = self._item(row)
+        label = _label_of(item)
+        return self._convert(item, row).image, row, UNLABELLED if label is None else label
+
+    def describe(self, row: int) -> str:
+        return f"image {row} of {self.name}"
+
+    def _convert(self, item: Any, row: int) -> Decoded:
+        return from_any(item[0] if isinstance(item, (tuple, list)) else item, self.describe(row))
+
+    def _item(self, row: int) -> Any:
+        try:
+            return self.dataset[row]
+        except (OSError, SyntaxError) as error:  # what a picture that cannot be decoded raises
+            raise UserError(
+                f"{self.describe(row)} cannot be read as an image ({error}): replace it, remove it, or leave "
+                f"unreadable images out with --skip_unreadable true"
+            ) from error
+
+
+class Wrapped(DatasetBacked):
+    """Any data set of the user's own: (image, label), (image, ...) or image by index, random access.
+
+    Images may be PIL pictures, or tensors or arrays (H, W), (C, H, W) or (H, W, C) as uint8, or as floats within 0..1.
+    They should come without random transforms: the views make those. Labels are whole numbers; they are taken from an
+    attribute `targets` or `labels` if there is one, otherwise every item is read once when they are first asked for.
+
+    Args:
+        dataset: the data set.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset, type(dataset).__name__)
+
+
+def as_image_set(dataset: Any) -> ImageSet:
+    """The data set itself if it is an `ImageSet`, otherwise wrapped as one.
+
+    Raises:
+        UserError: it cannot be read by row, or is empty.
+    """
+    return dataset if isinstance(dataset, ImageSet) else Wrapped(dataset)
+
+
+def _label_of(item: Any) -> int | None:
+    """The second element of an item if it is a whole number."""
+    if not isinstance(item, (tuple, list)) or len(item) < 2:
+        return None
+    value = item[1]
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        if value.ndim or not np.issubdtype(np.asarray(value).dtype, np.integer):
+            return None
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def _as_labels(values: Any, length: int) -> Tensor | None:
+    """Labels from an attribute: whole numbers, or pairs that end in one; None if it holds anything else."""
+    if not isinstance(values, (Sequence, Tensor, np.ndarray)) or len(values) != length:
+        return None
+    if isinstance(values[0], (tuple, list)):
+        values = [pair[-1] for pair in values]
+    try:
+        labels = np.asarray(values)
+    except ValueError:
+        return None
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        return None
+    return torch.as_tensor(labels.astype(np.int64))
+
+
+def _class_name(value: Any) -> str:
+    """Some data sets name a class in several ways, as a tuple: the first is taken."""
+    return str(value[0]) if isinstance(value, (tuple, list)) and value else str(value)

@@ -1,0 +1,94 @@
+"""The features of every image of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from falseneg.errors import UserError
+
+if TYPE_CHECKING:
+    from falseneg.data.image_set import ImageSet
+
+
+def extract_features(
+    encoder: nn.Module,
+    image_set: ImageSet,
+    size: int,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
+) -> Tensor:
+    """Features of every image, in the order of the data set, without augmentation and without gradient.
+
+    The encoder is in evaluation mode meanwhile, and every part of it is put back into the mode it had. No global random
+    state is touched, so measuring in the middle of a training does not change the training.
+
+    Args:
+        encoder: (B, 3, size, size) uint8 images to (B, F) features; it lies on ``device`` already.
+        image_set: the images.
+        size: side of the square that each image becomes, in pixels (`evaluation_view`).
+        batch_size: images at a time.
+        device: where the encoder lies and the images go.
+        progress: called with the images done and the images in all, after each batch.
+        workers: processes that read images; 0 reads in this one.
+
+    Returns:
+        (n, F) float32 on the CPU.
+
+    Raises:
+        UserError: the data set is empty, or an image cannot be read.
+    """
+    total = len(image_set)
+    if total == 0:
+        raise UserError("the data set to extract features of is empty; give at least one image")
+    loader = DataLoader(
+        _EvaluationViews(image_set, size),
+        batch_size=batch_size,
+        num_workers=workers,
+        generator=torch.Generator(),  # without it the loader draws from, and so moves, the global generator
+    )
+    features: Tensor | None = None
+    done = 0
+    with evaluation_mode(encoder), torch.no_grad():
+        for images in loader:
+            batch = encoder(images.to(device)).float().cpu()
+            if features is None:
+                features = torch.empty(total, batch.shape[1])
+            features[done : done + len(batch)] = batch
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
+    assert features is not None
+    return features
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every submodule has the mode it had (a frozen one stays frozen)."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+class _EvaluationViews(Dataset[Tensor]):
+    def __init__(self, image_set: ImageSet, size: int) -> None:
+        self.image_set, self.size = image_set, size
+
+    def __len__(self) -> int:
+        return len(self.image_set)
+
+    def __getitem__(self, row: int) -> Tensor:
+        from falseneg.data.views import evaluation_view
+
+        return evaluation_view(self.image_set.image(row), self.size)

@@ -1,0 +1,94 @@
+"""What a comparison's folder holds, read like `read_run`: what is missing costs its own part only.
+
+Formats: ``results.json`` is a list with one object for each variant and seed, see `falseneg.compare.summary.summarise`;
+``runs/VARIANT/seed-SEED`` are run folders. ``summary.json`` is written for other programs and not needed here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from falseneg.compare.summary import BASELINE, Summary, summarise
+from falseneg.report.read import RunRecord, is_run, read_run
+
+
+@dataclass
+class ComparisonRecord:
+    """All that is known of a comparison.
+
+    Attributes:
+        name: of its folder.
+        settings_text: compare.yaml as it stands there.
+        results: one object for each finished run.
+        summary: of the results.
+        runs: variant and seed to run, finished or not, in the order of the results.
+        notes: what is missing or damaged, a sentence each.
+    """
+
+    name: str
+    settings_text: str
+    results: list[dict[str, Any]]
+    summary: Summary
+    runs: dict[str, dict[str, RunRecord]]
+    notes: list[str]
+
+    def example(self, variant: str) -> tuple[str, RunRecord] | None:
+        """The run that a variant's pictures are taken from, and its seed: of the first seed."""
+        return next(iter(self.runs.get(variant, {}).items()), None)
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a folder looks like that of a comparison."""
+    return (folder / "results.json").is_file() or (folder / "compare.yaml").is_file() or (folder / "runs").is_dir()
+
+
+def read_comparison(folder: Path) -> ComparisonRecord:
+    """Read a comparison's folder, with the runs in it."""
+    notes: list[str] = []
+    results = _read_results(folder / "results.json", notes)
+    runs = _read_runs(folder / "runs", [result["variant"] for result in results])
+    for by_seed in runs.values():
+        for run in by_seed.values():
+            notes += run.notes
+            if not run.finished:
+                notes.append(f"{run.name} has not finished, so it is left out of tables and verdicts")
+    if not results:
+        results = [
+            _result(variant, seed, run) for variant, of in runs.items() for seed, run in of.items() if run.finished
+        ]
+    settings = folder / "compare.yaml"
+    text = settings.read_text("utf-8", errors="replace") if settings.is_file() else ""
+    return ComparisonRecord(folder.resolve().name, text, results, summarise(results), runs, notes)
+
+
+def _read_results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    try:
+        results = json.loads(path.read_text("utf-8"))
+        return [result for result in results if "variant" in result and "seed" in result]
+    except FileNotFoundError:
+        notes.append("results.json is missing: the tables are made of the runs, and the gap closed is left out")
+    except (OSError, ValueError, TypeError):
+        notes.append("results.json is damaged: the tables are made of the runs, and the gap closed is left out")
+    return []
+
+
+def _read_runs(folder: Path, order: list[str]) -> dict[str, dict[str, RunRecord]]:
+    """Runs by variant and seed; only the first of a variant is read with its pictures."""
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    runs: dict[str, dict[str, RunRecord]] = {}
+    for variant in [name for name in dict.fromkeys([*order, BASELINE, *found]) if name in found]:
+        seeds = [path for path in (folder / variant).glob("seed-*") if is_run(path)]
+        for path in sorted(seeds, key=lambda path: (len(path.name), path.name)):
+            seed = path.name.removeprefix("seed-")
+            first = variant not in runs
+            runs.setdefault(variant, {})[seed] = read_run(path, f"{variant}, seed {seed}", pictures=first)
+    return runs
+
+
+def _result(variant: str, seed: str, run: RunRecord) -> dict[str, Any]:
+    """A line of results.json, as far as a run's own figures go."""
+    figures = {**run.last, **(run.final or {})}
+    return {"variant": variant, "seed": seed, **{key: value for key, value in figures.items() if key != "kind"}}

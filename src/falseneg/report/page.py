@@ -1,0 +1,215 @@
+"""The page: what a run or a comparison has to show, put into the template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from falseneg.compare.summary import ACCURACIES, BASELINE
+from falseneg.compare.tables import Table, tables
+from falseneg.report import svg
+from falseneg.report.comparison import ComparisonRecord
+from falseneg.report.curves import QUANTITIES, Chart, Point, Style, chart, points, style_of
+from falseneg.report.embedding_map import Map, draw_map
+from falseneg.report.gallery import Gallery, build_gallery
+from falseneg.report.histogram import Histogram, histograms
+from falseneg.report.read import RunRecord
+from falseneg.report.strips import by_variant, gap_strip, seeds_strip
+from falseneg.report.svg import percent
+from falseneg.report.verdict import NAMES, Judgement, headline, judge, run_headline
+
+ANCHORS_OF_RUN, ANCHORS_OF_VARIANT = 10, 5
+"""Anchors in the gallery of a run, and of each variant of a comparison."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure in large type: what it is, its value, and a remark."""
+
+    name: str
+    value: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is drawn of one run: its title (empty for the page's only run), flags, similarities and map."""
+
+    title: str
+    style: Style | None
+    gallery: Gallery | None
+    histograms: list[Histogram]
+    map: Map | None
+
+
+@dataclass
+class Page:
+    """What the template shows. Empty parts are left out of the page."""
+
+    kind: str
+    title: str
+    facts: list[str]
+    headline: str
+    notes: list[str]
+    labelled: bool
+    settings: str
+    about: Mapping[str, Any]
+    tiles: list[Tile] = field(default_factory=list)
+    judgements: list[tuple[Style, Judgement]] = field(default_factory=list)
+    legend: list[Style] = field(default_factory=list)
+    seeds: int = 1
+    strips: list[Any] = field(default_factory=list)
+    gaps: list[Any] = field(default_factory=list)
+    tables: Sequence[Table] = ()
+    charts: list[Chart] = field(default_factory=list)
+    pictures: list[Pictures] = field(default_factory=list)
+
+
+def run_page(run: RunRecord) -> str:
+    """The HTML page of a run."""
+    facts = [*_facts(run), f"seed {run.about['seed']}"] if "seed" in run.about else _facts(run)
+    page = Page("run", run.name, facts, run_headline(run), run.notes, _labelled(run), run.settings_text, run.about)
+    page.tiles = _tiles(run)
+    style = style_of(0, "this run")
+    page.charts = _charts([(style, [run])])
+    page.pictures = [_pictures("", None, run, ANCHORS_OF_RUN, _class_names([run]))]
+    return _render(page)
+
+
+def comparison_page(record: ComparisonRecord) -> str:
+    """The HTML page of a comparison."""
+    summary, runs = record.summary, record.runs
+    oracles = {variant.name for variant in summary.variants if variant.oracle}
+    names = list(dict.fromkeys([*(variant.name for variant in summary.variants), *runs]))
+    styles = variant_styles(names, oracles)
+    first = next((run for of in runs.values() for run in of.values()), None)
+    about = first.about if first else {}
+    seeds = len({str(result["seed"]) for result in record.results})
+    facts = [*(_facts(first) if first else []), counted(len(names), "variant"), counted(seeds, "seed")]
+    labelled = any(_labelled(run) for of in runs.values() for run in of.values())
+    page = Page(
+        "comparison", record.name, facts, headline(summary), record.notes, labelled, record.settings_text, about
+    )
+    page.judgements = [(styles[item.name], judge(item)) for item in summary.variants if item.name != BASELINE]
+    page.legend = [styles[name] for name in names]
+    page.seeds = max((len(of) for of in runs.values()), default=1)
+    if record.results:
+        page.tables = tables(summary)
+        for key in ACCURACIES:
+            rows = [(styles[name], by_variant(record.results, key, name)) for name in names]
+            page.strips.append(seeds_strip(f"{NAMES[key]} accuracy", rows))
+            gaps = [
+                (styles[v.name], v.gap_closed.get(key)) for v in summary.variants if not v.oracle and v.name != BASELINE
+            ]
+            page.gaps.append(gap_strip(f"gap closed, {NAMES[key]}", gaps))
+    page.strips, page.gaps = ([drawn for drawn in part if drawn] for part in (page.strips, page.gaps))
+    page.charts = _charts([(styles[name], list(runs[name].values())) for name in names if name in runs])
+    class_names = _class_names(run for of in runs.values() for run in of.values())
+    for name in names:
+        if found := record.example(name):
+            most = 0 if name in oracles else ANCHORS_OF_VARIANT
+            page.pictures.append(_pictures(f"{name}, seed {found[0]}", styles[name], found[1], most, class_names))
+    return _render(page)
+
+
+def variant_styles(names: Sequence[str], oracles: set[str]) -> dict[str, Style]:
+    """Colours for the methods; grey for the baseline and ink, dashed, for the oracles: they are there to compare with."""
+    styles: dict[str, Style] = {}
+    methods = with_labels = 0
+    for name in names:
+        if name == BASELINE:
+            styles[name] = Style(name, "baseline", "disc")
+        elif name in oracles:
+            mark = ("cross", "plus", "triangle", "diamond")[with_labels % 4]
+            styles[name] = Style(name, ("oracle", "oracle-other")[with_labels % 2], mark, dashed=True)
+            with_labels += 1
+        else:
+            styles[name] = style_of(methods, name)
+            methods += 1
+    return styles
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: 1 epoch, 2 epochs."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def _labelled(run: RunRecord) -> bool:
+    return any("chance" in line or "recall" in line for line in run.epochs)
+
+
+def _facts(run: RunRecord) -> list[str]:
+    facts = [counted(run.about["images"], "image")] if isinstance(run.about.get("images"), int) else []
+    if run.epochs:
+        facts.append(counted(run.last["epoch"], "epoch"))
+    if isinstance(run.about.get("started"), str):
+        facts.append(run.about["started"][:10])
+    return facts
+
+
+def _tiles(run: RunRecord) -> list[Tile]:
+    figures = {**run.last, **(run.final or {})}
+    tiles = [
+        Tile(f"{NAMES[key]} accuracy", percent(figures[key])) for key in ACCURACIES if figures.get(key) is not None
+    ]
+    if figures.get("few_label_sd") is not None and tiles:
+        tiles[-1] = Tile(tiles[-1].name, tiles[-1].value, f"± {percent(figures['few_label_sd'])} over draws of labels")
+    if figures.get("precision") is not None:
+        by_chance = f"by chance {percent(figures['chance'])}" if figures.get("chance") is not None else ""
+        tiles.append(Tile("precision of flags", percent(figures["precision"]), by_chance))
+    if figures.get("share_flagged"):
+        found = f"{percent(figures['recall'])} of all false ones" if figures.get("recall") is not None else ""
+        tiles.append(Tile("negatives flagged", percent(figures["share_flagged"]), found))
+    seconds = figures.get("seconds_per_epoch", figures.get("seconds"))
+    if seconds is not None:
+        memory = figures.get("peak_memory_mib")
+        tiles.append(Tile("seconds per epoch", f"{seconds:.3g}", f"{memory:,.0f} MiB at peak" if memory else ""))
+    return tiles
+
+
+def _charts(variants: Sequence[tuple[Style, Sequence[RunRecord]]]) -> list[Chart]:
+    drawn = []
+    for quantity in QUANTITIES:
+        lines = [(style, [run.epochs or _from_steps(run, quantity.key) for run in runs]) for style, runs in variants]
+        curves = [(style, points(of_runs, quantity.key)) for style, of_runs in lines]
+        if quantity.of_flags:  # true labels are always right, and who flags nothing has nothing to show
+            curves = [(style, values) for style, values in curves if not style.dashed and any(p.mean for p in values)]
+        chance: list[Point] = []
+        if quantity.key == "precision":
+            chance = points([of_run for _, of_runs in lines for of_run in of_runs], "chance")
+        drawn.append(chart(quantity, curves, chance))
+    return [one for one in drawn if one is not None]
+
+
+def _from_steps(run: RunRecord, key: str) -> list[dict[str, Any]]:
+    """In the first epoch there are only steps to draw."""
+    return [line for line in run.steps if key in line][:2000]
+
+
+def _class_names(runs: Iterable[RunRecord]) -> list[str] | None:
+    """The names of the classes, from the first run that has them."""
+    return next((run.thumbnails.class_names for run in runs if run.thumbnails and run.thumbnails.class_names), None)
+
+
+def _pictures(title: str, style: Style | None, run: RunRecord, anchors: int, class_names: list[str] | None) -> Pictures:
+    gallery = build_gallery(run.flagged, run.thumbnails, anchors) if run.flagged is not None and anchors else None
+    # An oracle's flags are right by definition: of a comparison's oracles only the map is shown.
+    spread = histograms(run.similarities) if anchors else []
+    drawn = draw_map(run.embedding.features, run.embedding.labels, class_names) if run.embedding is not None else None
+    return Pictures(title, style, gallery, spread, drawn)
+
+
+def _render(page: Page) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("falseneg.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    environment.globals["mark"] = svg.mark
+    return environment.get_template("report.html").render(page=page)

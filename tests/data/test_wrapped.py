@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import IterableDataset, TensorDataset
+
+from falseneg.data import Digits, Wrapped, as_image_set
+from falseneg.errors import UserError
+
+
+class Own:
+    """A data set as users write them."""
+
+    classes = ("a", "b", "c")
+
+    def __init__(self, n=4, targets=None, broken=()):
+        self.n, self.reads, self.broken = n, 0, broken
+        if targets is not None:
+            self.targets = targets
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, row):
+        self.reads += 1
+        if row in self.broken:
+            raise OSError("image file is truncated")
+        return Image.new("L", (5, 4), row), np.int64(row % 3), "further"
+
+
+def test_image_and_label():
+    images = as_image_set(Own())
+    assert isinstance(images, Wrapped) and len(images) == 4
+    assert images.labels.tolist() == [0, 1, 2, 0] and images.class_names == ("a", "b", "c")
+    image, row, label = images[2]
+    assert image.shape == (3, 4, 5) and (image == 2).all() and (row, label) == (2, 2)
+    assert images.load(1).conversions == ("greyscale",)
+    assert images.describe(1) == "image 1 of Own" and images.encoded(0) is None
+
+
+@pytest.mark.parametrize("targets", [[0, 1, 2, 0], torch.tensor([0, 1, 2, 0]), np.array([0, 1, 2, 0], dtype=np.uint8)])
+def test_labels_are_taken_from_targets_without_reading_everything(targets):
+    own = Own(targets=targets)
+    images = Wrapped(own)
+    assert own.reads == 0
+    assert images.labels.tolist() == [0, 1, 2, 0] and images.labels.dtype == torch.int64
+    assert own.reads <= 2
+
+
+@pytest.mark.parametrize("targets", [[5, 5, 5, 5], [0, 1, 2], ["a", "b", "c", "a"], [[0, 1], [1, 1], [2, 2], [0, 3]]])
+def test_targets_that_are_not_the_labels_are_not_believed(targets):
+    assert Wrapped(Own(targets=targets)).labels.tolist() == [0, 1, 2, 0]
+
+
+def test_labels_are_read_once():
+    own = Own(50)
+    images = Wrapped(own)
+    assert len(images.labels) == 50
+    reads = own.reads
+    assert len(images.labels) == 50 and own.reads == reads
+
+
+def test_images_without_labels():
+    class Bare(Own):
+        def __getitem__(self, row):
+            return torch.rand(3, 4, 4)
+
+    images = Wrapped(Bare())
+    assert images.labels is None and images[1][2] == -1 and images.image(0).dtype == torch.uint8
+
+
+def test_second_element_that_is_no_label():
+    images = Wrapped(TensorDataset(torch.zeros(3, 3, 4, 4), torch.rand(3)))
+    assert images.labels is None
+    assert Wrapped(TensorDataset(torch.zeros(3, 3, 4, 4), torch.tensor([2, 0, 1]))).labels.tolist() == [2, 0, 1]
+
+
+def test_unreadable_image_is_named_and_does_not_hide_the_labels():
+    images = Wrapped(Own(5, broken=(0, 3)))
+    with pytest.raises(UserError, match=r"image 3 of Own cannot be read as an image \(image file is truncated"):
+        images.image(3)
+    assert images.labels.tolist() == [-1, 1, 2, -1, 1]
+    assert Wrapped(Own(4, targets=[0, 1, 2, 0], broken=(0,))).labels.tolist() == [0, 1, 2, 0]
+
+
+def test_picture_that_the_user_has_opened_but_not_read(tmp_path, encode, picture):
+    (tmp_path / "whole.png").write_bytes(encode(picture(0)))
+    (tmp_path / "cut.jpg").write_bytes(encode(picture(1, 64, 64), "JPEG")[:900])
+
+    class Opened(Own):
+        def __getitem__(self, row):
+            return Image.open(tmp_path / ("whole.png", "cut.jpg")[row]), row
+
+    images = Wrapped(Opened(2))
+    assert (images.image(0).permute(1, 2, 0).numpy() == picture(0)).all()
+    with pytest.raises(UserError, match=r"image 1 of Opened cannot be read as an image \(image file is truncated"):
+        images.image(1)
+
+
+def test_a_bug_of_the_users_keeps_its_traceback():
+    class Bug(Own):
+        def __getitem__(self, row):
+            raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        Wrapped(Bug()).image(0)
+
+
+def test_what_is_an_image_set_already_is_left_alone():
+    digits = Digits()
+    assert as_image_set(digits) is digits
+
+
+def test_what_cannot_be_read_by_row():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([])
+
+    with pytest.raises(UserError, match="Stream cannot be read by row"):
+        as_image_set(Stream())
+    with pytest.raises(UserError, match="int cannot be read by row"):
+        as_image_set(3)
+    with pytest.raises(UserError, match="Own is empty"):
+        as_image_set(Own(0))

@@ -1,0 +1,195 @@
+"""Run and comparison folders as training and comparing write them, made from scikit-learn's digits in a moment.
+
+Features are a mixture of noise and of what tells the classes apart; the mixture gets better from epoch to epoch. Flags,
+similarities and accuracies are computed from those features, so that the figures fit one another.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+STRATEGIES = {
+    "none": (0.0, 1.0),
+    "fnc-eliminate": (0.0, 0.0),
+    "fnc-attract": (1.0, 1.0),
+    "oracle": (1.0, 1.0),
+    "oracle-eliminate": (0.0, 0.0),
+}
+QUALITY = {"none": 0.50, "fnc-eliminate": 0.51, "fnc-attract": 0.58, "oracle": 0.66, "oracle-eliminate": 0.53}
+
+
+@dataclass
+class Fake:
+    """What the folders are made of."""
+
+    images: int = 400
+    epochs: int = 8
+    labelled: bool = True
+    class_names: tuple[str, ...] = (
+        *("zero", "one", "two", "three", "four"),
+        *("five", "six", "seven", "eight", "nine"),
+    )
+    finished: bool = True
+
+    def run(self, folder: Path, variant: str = "fnc-attract", seed: int = 0) -> dict:
+        """Write a run folder; returns its final figures."""
+        folder.mkdir(parents=True)
+        random = np.random.default_rng([seed, *variant.encode()])
+        pixels, labels = load_digits(return_X_y=True)
+        chosen = np.random.default_rng(seed).permutation(len(labels))[: self.images]
+        pixels, labels = pixels[chosen], labels[chosen]
+        classes = LinearDiscriminantAnalysis(n_components=9).fit(pixels, labels).transform(pixels)
+        quality = QUALITY.get(variant, 0.55) + random.normal(0, 0.012)
+        recorded = sorted({self.epochs // 10 + 1, (self.epochs + 1) // 2, self.epochs})
+        lines, pairs, similarities, features = [], [], [], classes
+        for epoch in range(1, self.epochs + 1):
+            share = quality * (1 - 0.75 * 0.75 ** (epoch * 12 / self.epochs))
+            features = share * classes / classes.std() + (1 - share) * random.normal(size=(self.images, 9)) * 1.1
+            z = features / np.linalg.norm(features, axis=1, keepdims=True)
+            flags, histogram, detection = self._detect(z, labels, variant, random)
+            seconds = 1.9 + 0.4 * (variant != "none") + random.normal(0, 0.05)
+            loss = 5.2 - 2.1 * share + random.normal(0, 0.01)
+            epoch_line = {
+                "kind": "epoch",
+                "epoch": epoch,
+                "step": 6 * epoch,
+                "seconds": seconds,
+                "loss": loss,
+                **detection,
+            }
+            lines.append({"kind": "step", "step": 6 * epoch, "epoch": epoch - 0.1, "loss": loss, "share_flagged": 0.0})
+            lines.append(epoch_line | ({"knn": self._knn(z, labels)} if self.labelled else {}))
+            if epoch in recorded and len(flags):
+                pairs.append((epoch, flags))
+            if epoch in recorded:
+                similarities.append({"epoch": epoch, "edges": np.linspace(-1, 1, 101).tolist(), **histogram})
+        final = self._final(lines, quality, random)
+        self._write(folder, variant, seed, lines + ([{"kind": "final", **final}] if self.finished else []))
+        self._write_pictures(folder, pixels, labels, pairs, features.astype(np.float32))
+        (folder / "similarities.json").write_text(json.dumps(similarities))
+        detection = {key: lines[-1].get(key) for key in ("precision", "recall", "f1", "share_flagged", "chance")}
+        epochs_lines = [line for line in lines if line["kind"] == "epoch"]
+        return final | detection | {"epoch_lines": epochs_lines}
+
+    def compare(self, folder: Path, variants=tuple(STRATEGIES), seeds=(0, 1, 2)) -> list[dict]:
+        """Write a comparison folder; returns its results."""
+        results, reached = [], {}
+        for seed in seeds:
+            for variant in variants:
+                figures = self.run(folder / "runs" / variant / f"seed-{seed}", variant, seed)
+                lines = figures.pop("epoch_lines")
+                if variant == "none":
+                    reached[seed] = figures.get("knn")
+                above = [line for line in lines if reached.get(seed) and line.get("knn", 0) >= reached[seed]]
+                positive, negative = STRATEGIES.get(variant, (1.0, 0.0))
+                results.append(
+                    {"variant": variant, "seed": seed, **figures}
+                    | {"epochs_to_baseline": above[0]["epoch"] if above else None}
+                    | {"seconds_to_baseline": above[0]["epoch"] * figures["seconds_per_epoch"] if above else None}
+                    | {"strategy": {"positive": positive, "negative": negative, "renormalise": False}}
+                    | {"oracle": variant.startswith("oracle")}
+                )
+        (folder / "compare.yaml").write_text("seeds: [0, 1, 2]\nvariants: [none, fnc-attract]\nepochs: 8\n")
+        (folder / "results.json").write_text(json.dumps(results))
+        return results
+
+    def _detect(self, z, labels, variant, random):
+        """Flag pairs as the variant would, and compare with the labels."""
+        sim = z @ z.T
+        negative = ~np.eye(len(z), dtype=bool)
+        same = (labels[:, None] == labels) & negative
+        threshold = None
+        if variant == "none":
+            flagged = np.zeros_like(same)
+        elif variant.startswith("oracle"):
+            flagged = same
+        else:
+            seen = sim + random.normal(0, 0.25, sim.shape)
+            threshold = float(np.quantile(seen[negative], 0.95))
+            flagged = (seen > threshold) & negative
+        kinds = {"true_negative": negative & ~same, "false_negative": same} if self.labelled else {"negative": negative}
+        histogram = {"threshold": threshold}
+        for kind, mask in kinds.items():
+            name = "flagged" if kind == "negative" else f"flagged_{kind}"
+            for key, chosen in ((kind, mask), (name, mask & flagged)):
+                histogram[key] = np.histogram(sim[chosen], bins=100, range=(-1, 1))[0].tolist()
+        anchor, candidate = np.nonzero(flagged[:60])
+        flags = np.stack([anchor, candidate, sim[anchor, candidate], same[anchor, candidate]], 1)
+        right, count = int((flagged & same).sum()), int(flagged.sum())
+        figures = {"share_flagged": count / negative.sum()}
+        if self.labelled:
+            figures |= {"recall": right / same.sum(), "chance": same.sum() / negative.sum()}
+            figures |= {"f1": 2 * right / (count + same.sum())} | ({"precision": right / count} if count else {})
+        return flags, histogram, figures
+
+    def _knn(self, z, labels):
+        sim = z @ z.T - 2 * np.eye(len(z))
+        return float((labels[sim.argmax(1)] == labels).mean())
+
+    def _final(self, lines, quality, random):
+        figures = {
+            "seconds": 90.0,
+            "seconds_per_epoch": lines[-1]["seconds"],
+            "peak_memory_mib": 512 + 3 * random.normal(),
+        }
+        if self.labelled:
+            few = quality + 0.14 + random.normal(0, 0.004)
+            figures |= {"knn": lines[-1]["knn"], "linear": min(1.0, lines[-1]["knn"] + 0.03), "few_label": few}
+            figures["few_label_sd"] = 0.03
+        return figures
+
+    def _write(self, folder, variant, seed, lines):
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / "config.yaml").write_text(
+            f"seed: {seed}\nepochs: {self.epochs}\nbatch_size: 64\ndetector:\n  class_path: falseneg.SupportSet\n"
+        )
+        about = {"falseneg": "0.1.0", "torch": "2.11.0", "python": "3.11.2", "platform": "Linux", "seed": seed}
+        about |= {"git": {"commit": "0123456789abcdef", "dirty": False}, "started": "2026-01-02T03:04:05+00:00"}
+        about |= {"command": f"falseneg pretrain --detector {variant} --out somewhere", "images": self.images}
+        (folder / "run.json").write_text(json.dumps(about))
+
+    def _write_pictures(self, folder, pixels, labels, pairs, features):
+        if pairs:
+            epochs = np.concatenate([np.full(len(flags), epoch) for epoch, flags in pairs])
+            flags = np.concatenate([flags for _, flags in pairs])
+            columns = {"anchor": flags[:, 0].astype("int64"), "candidate": flags[:, 1].astype("int64")}
+            columns |= {"score": flags[:, 2].astype("float32"), "epoch": epochs.astype("int32")}
+            columns |= {"correct": flags[:, 3] > 0} if self.labelled else {}
+            pq.write_table(pa.table(columns), folder / "flagged.parquet")
+        rows = np.arange(self.images)
+        images = np.repeat(np.repeat(pixels.reshape(-1, 8, 8), 8, 1), 8, 2) * 255 / 16
+        arrays = {"rows": rows, "images": np.repeat(images[..., None], 3, 3).astype(np.uint8)}
+        arrays["names"] = np.array([f"digit-{row:04d}.png" for row in rows])
+        if self.labelled:
+            arrays |= {"labels": labels, "class_names": np.array(self.class_names)}
+        np.savez_compressed(folder / "thumbnails.npz", **arrays)
+        np.savez(
+            folder / "embedding.npz", features=features, rows=rows, **({"labels": labels} if self.labelled else {})
+        )
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "my run"
+    Fake().run(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compare_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "comparison"
+    folder.mkdir()
+    Fake(images=150).compare(folder)
+    return folder
+
+
+@pytest.fixture
+def fake():
+    return Fake
