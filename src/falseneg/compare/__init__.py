@@ -1,0 +1,1 @@
+"""Several treatments of false negatives under the same budget: trained, measured and compared."""
