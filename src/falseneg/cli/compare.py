@@ -1,0 +1,197 @@
+"""``falseneg compare``: several treatments of false negatives under the same budget."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from falseneg.cli.configuration import (
+    INCIDENTAL,
+    Configuration,
+    available_cores,
+    build,
+    check,
+    look,
+    run_settings,
+    settle,
+    to_yaml,
+    uses_gpu,
+)
+from falseneg.cli.messages import did_you_mean, sentence
+from falseneg.cli.parser import read_yaml, run_parser, strings, trust
+from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
+from falseneg.compare.display import display, show_tables
+from falseneg.compare.results import collect, write_results
+from falseneg.compare.tables import tables
+from falseneg.compare.tasks import Task, run_tasks, warm_up
+from falseneg.compare.variants import BY_DEFAULT, Overrides, changed, named_variants
+from falseneg.data import ImageSet, inspect
+from falseneg.errors import UserError
+from falseneg.train.defaults import Circumstances
+from falseneg.train.prepare import LOOKED_AT
+
+ABOUT = (
+    "Train variants that differ only in how they treat false negatives, with several seeds, and compare them. Without "
+    "options it compares none, FNC and the true labels on handwritten digits in a few minutes. Stopped, it goes on where "
+    "it was when the same command is given again."
+)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "out": {"type": Path | None, "metavar": "DIR", "help": "the folder of the comparison (default: compare-DATA)"},
+    "seeds": {
+        **{"type": int, "nargs": "+", "default": [0, 1, 2], "metavar": "SEED"},
+        "help": "each variant is run once with each of them, in the place of --seed",
+    },
+    "variants": {
+        **{"nargs": "+", "metavar": "NAME"},
+        "help": f"which to compare: of {', '.join(BY_DEFAULT)} (default: all of them), and of --variants-file",
+    },
+    "variants_file": {
+        **{"type": Path | None, "metavar": "FILE"},
+        "help": "a YAML file of further variants, each a name and the options in which it differs",
+    },
+    "jobs": {"type": int | None, "help": "runs at a time (default: one for each core, at most 4; one on a GPU)"},
+}
+MOST_JOBS = 4
+EVALUATE_EVERY = "5%"
+"""Of the training: how often accuracy is measured on the way where nothing is said."""
+SOME_FAILED = 1
+PRELOAD = (
+    *("falseneg.cli.compare", "falseneg.train.pretrain", "timm", "lightning_fabric", "torchvision.transforms.v2"),
+    *("pyarrow.parquet", "sklearn.datasets"),
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    parser = run_parser("compare", ABOUT)
+    for name, details in OPTIONS.items():
+        parser.add_argument(f"--{name}", **details)
+    if not any(argument.startswith(("--data", "--config")) for argument in arguments):
+        arguments = ["--config", "digits", *arguments]
+    options = parser.parse_args(arguments)
+    settings = run_settings(parser, options)
+    jobs = options["jobs"] or (1 if uses_gpu(settings) else min(available_cores(), MOST_JOBS))
+    if jobs < 1:
+        raise UserError(f"--jobs is {jobs}; give at least 1")
+    threads = max(1, available_cores() // jobs)
+    warm_up(threads, PRELOAD)
+    comparison, images = _comparison(options, settings, threads)
+    folder = options["out"] or Path(f"compare-{settings['data']['class_path'].rsplit('.', 1)[-1].lower()}")
+    if read_comparison(folder) is None:
+        _report_on(images, settings)
+    with claimed(comparison, folder, INCIDENTAL) as everything:
+        tasks = comparison.tasks(folder)
+        epochs, runs = comparison.base["epochs"], f"{len(tasks)} runs ({len(comparison.variants)} variants)"
+        print(f"{runs} of {epochs} epochs on {len(images):,} images, {jobs} at a time, in {folder}", flush=True)
+        _train(tasks, folder, jobs, threads)
+        return _conclude(tasks, everything, folder)
+
+
+def train(configuration: Mapping[str, Any], folder: Path, resume: bool) -> None:
+    """What each process of a comparison does."""
+    from falseneg.train import fit
+
+    try:
+        fit(build(configuration), folder, resume=resume, configuration=to_yaml(configuration))
+    except Exception as error:
+        if (message := sentence(error)) is not None:
+            raise UserError(message) from error
+        raise
+
+
+def _comparison(options: Namespace, settings: Configuration, threads: int) -> tuple[Comparison, ImageSet]:
+    """What is asked for, every part of it tried out, and the data."""
+    facts, images = look(settings, threads)
+    # The images are looked through once, for all runs.
+    base = {**settle(settings, facts), "seed": 0, "check_duplicates": False}
+    measured = images.labels is not None and (base["test"] is not None or base["holdout"] > 0)
+    if measured and base["evaluate_every"] is None:
+        base["evaluate_every"] = EVALUATE_EVERY
+    chosen = _chosen(options, base, images)
+    variants = {name: _configured(name, changed(base, chosen[name]), facts, images) for name in chosen}
+    return Comparison(base, variants, list(dict.fromkeys(options["seeds"]))), images
+
+
+def _chosen(options: Namespace, base: Mapping[str, Any], images: ImageSet) -> dict[str, Overrides]:
+    """What the variants that are asked for change."""
+    classes = None if images.labels is None else len(images.labels[images.labels >= 0].unique())
+    known = named_variants(base["expected_classes"], base["method"].get("init_args", {}).get("support_views", 0))
+    own = _own_variants(options["variants_file"])
+    usual = [name for name in BY_DEFAULT if classes or not name.startswith("oracle")]
+    chosen = options["variants"] or list(own) or usual
+    if chosen == usual != list(BY_DEFAULT):
+        print("the images have no labels, so there is no oracle to compare with")
+    for name in chosen:
+        every = sorted({*BY_DEFAULT, *own})
+        if name not in every:
+            raise UserError(f"there is no variant {name}{did_you_mean(name, every)}; choose of {', '.join(every)}")
+        if name not in own and name.startswith("oracle") and not classes:
+            raise UserError(f"the variant {name} needs labels, and these images have none; leave it out")
+        if name not in own and name not in known:
+            hint = f" (the labels say {classes})" if classes else ""
+            raise UserError(
+                f"the variant {name} flags one over the number of classes of all candidates: say with --expected-classes "
+                f"how many kinds of images to expect{hint}"
+            )
+    return {name: own.get(name, known.get(name, {})) for name in chosen}
+
+
+def _own_variants(path: Path | None) -> dict[str, Overrides]:
+    """The variants in a file of the user's."""
+    if path is None:
+        return {}
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(overrides, dict) for overrides in content.values()):
+        raise UserError(f"{path} holds no variants; write a name and below it the options in which the variant differs")
+    trust(strings(content))
+    return {str(name): overrides for name, overrides in content.items()}
+
+
+def _configured(name: str, settings: Mapping[str, Any], facts: Circumstances, images: ImageSet) -> Configuration:
+    """The whole configuration of a variant, tried out, so that a mistake shows before anything is trained."""
+    try:
+        configuration = settle(check(settings), facts)
+        build({**configuration, "test": None}, images).check()
+    except UserError as error:
+        raise UserError(f"variant {name}: {error}") from error
+    return configuration
+
+
+def _report_on(images: ImageSet, settings: Mapping[str, Any]) -> None:
+    """Say once what the runs would each say of the images.
+
+    Raises:
+        UserError: an image cannot be read, and such images are not to be left out.
+    """
+    found = inspect(images, limit=LOOKED_AT, check_duplicates=settings["check_duplicates"])
+    if found.unreadable and not settings["skip_unreadable"]:
+        raise UserError(f"{found.unreadable[0]}; --skip-unreadable true leaves such images out")
+    for text in found.sentences():
+        print(text, flush=True)
+
+
+def _train(tasks: list[Task], folder: Path, jobs: int, threads: int) -> None:
+    try:
+        with display(tasks, jobs) as shown:
+            run_tasks(tasks, train, jobs, threads, shown.update)
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on where it was (in {folder})", file=sys.stderr)
+        raise
+
+
+def _conclude(tasks: Sequence[Task], everything: Comparison, folder: Path) -> int:
+    """Write the results and the report, show the tables, and say what failed."""
+    from falseneg.report import write_report
+
+    results = collect(finished(everything, folder))
+    if results:
+        show_tables(tables(write_results(folder, results)))
+        print(f"the report is {write_report(folder)}")
+    failed = [task for task in tasks if task.state == "failed"]
+    for task in failed:
+        print(f"falseneg: {task.variant}, seed {task.seed} failed: {task.error}", file=sys.stderr)
+    return SOME_FAILED if failed else 0

@@ -1,0 +1,133 @@
+"""From a parsed configuration to a complete one, and from that to a `Run`.
+
+A configuration is a plain mapping, as it stands in a YAML file; a class in it is written ``{class_path, init_args}``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import Namespace
+
+from falseneg.cli.parser import STRATEGY_NAMES, Parser, run_parser, strings, trust
+from falseneg.data import ImageSet, as_image_set
+from falseneg.errors import UserError
+from falseneg.strategy import Strategy
+from falseneg.train.defaults import Circumstances, complete, typical_side
+from falseneg.train.run import Run
+
+Configuration = dict[str, Any]
+
+INCIDENTAL = ("workers", "log_every", "loggers", "checkpoint_every", "keep_every")
+"""Settings that a run may change when it is continued, because no weight depends on them."""
+
+
+def run_settings(parser: Parser, namespace: Namespace) -> Configuration:
+    """Those of a parser's values that a `Run` is made of, as a plain mapping."""
+    plain = yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
+    return {field.name: plain[field.name] for field in dataclasses.fields(Run) if field.name in plain}
+
+
+def check(configuration: Mapping[str, Any]) -> Configuration:
+    """The configuration as the parser understands it, with defaults in the place of what is missing.
+
+    Raises:
+        UserError: it holds an unknown option or class, or a value of the wrong kind.
+    """
+    parser = run_parser("", "")
+    return run_settings(parser, parser.parse_object(dict(configuration)))
+
+
+def resolve(configuration: Mapping[str, Any], cores: int | None = None) -> tuple[Configuration, ImageSet]:
+    """The configuration with every open setting filled in to suit the data, and the data.
+
+    Args:
+        configuration: of a run.
+        cores: for this run; None for all that this process may use.
+    """
+    facts, images = look(configuration, cores)
+    return settle(configuration, facts), images
+
+
+def look(configuration: Mapping[str, Any], cores: int | None = None) -> tuple[Circumstances, ImageSet]:
+    """What open settings depend on, and the data; the arguments are those of `resolve`."""
+    images = as_image_set(_part("data", configuration["data"]))
+    gpu = uses_gpu(configuration)
+    return Circumstances(len(images), typical_side(images), gpu, cores or available_cores()), images
+
+
+def settle(configuration: Mapping[str, Any], facts: Circumstances) -> Configuration:
+    """The configuration with every open setting filled in, the learning rate and a named strategy included."""
+    result = complete(configuration, facts)
+    optimiser = result["optimiser"]
+    if optimiser.get("init_args", {}).get("learning_rate") is None:
+        rate = _part("optimiser", optimiser).usual_rate(result["batch_size"])
+        result["optimiser"] = {**optimiser, "init_args": {**optimiser.get("init_args", {}), "learning_rate": rate}}
+    return with_weights(result)
+
+
+def with_weights(configuration: Mapping[str, Any]) -> Configuration:
+    """The configuration with a strategy's numbers in the place of its name.
+
+    Raises:
+        UserError: a number is outside its range.
+    """
+    named = configuration["strategy"]
+    try:
+        strategy = STRATEGY_NAMES[named] if isinstance(named, str) else Strategy(**named)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    weights = {"positive": float(strategy.positive), "negative": float(strategy.negative)}
+    return {**configuration, "strategy": {**weights, "renormalise": strategy.renormalise}}
+
+
+def build(configuration: Mapping[str, Any], images: ImageSet | None = None) -> Run:
+    """The run that a configuration describes, with first weights that depend on its seed alone.
+
+    Args:
+        configuration: checked before: its classes are imported.
+        images: the data, if they are there already.
+    """
+    trust(strings(configuration))
+    parser = run_parser("", "")
+    namespace = parser.parse_object(dict(configuration))
+    if images is not None:
+        namespace["data"] = images
+    torch.manual_seed(configuration.get("seed", 0))
+    try:
+        parts = parser.instantiate(namespace)
+    except UserError:
+        raise
+    except ValueError as error:  # how a constructor refuses its arguments
+        raise UserError(str(error)) from error
+    run = Run(**{field.name: parts[field.name] for field in dataclasses.fields(Run)})
+    if isinstance(run.strategy, str):
+        run.strategy = STRATEGY_NAMES[run.strategy]
+    return run
+
+
+def to_yaml(configuration: Mapping[str, Any]) -> str:
+    """The configuration as a YAML file holds it."""
+    return yaml.safe_dump(dict(configuration), sort_keys=False, allow_unicode=True)
+
+
+def uses_gpu(configuration: Mapping[str, Any]) -> bool:
+    """Whether the run will find an accelerator and may use it."""
+    return configuration["accelerator"] != "cpu" and torch.accelerator.is_available()
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _part(name: str, configuration: Mapping[str, Any]) -> Any:
+    """One part of a run by itself."""
+    parser = Parser()
+    parser.add_argument(f"--{name}", type=get_type_hints(Run)[name])
+    return parser.instantiate(parser.parse_object({name: dict(configuration)}))[name]

@@ -1,0 +1,93 @@
+"""``falseneg export``: the encoder of a run as a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from falseneg.cli.messages import SmallParser
+from falseneg.errors import UserError
+
+if TYPE_CHECKING:
+    from falseneg.models import Encoder
+
+FORMATS = {
+    "falseneg": "weights and how to build the encoder, for falseneg.Encoder.load",
+    "timm": "the weights alone, for timm.create_model",
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    parser = SmallParser(prog="falseneg export", description="Write the encoder of a run to a safetensors file.")
+    parser.add_argument("source", type=Path, metavar="RUN", help="the folder of a run, or an encoder.safetensors")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write (.safetensors)")
+    about = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+    parser.add_argument("--format", choices=FORMATS, default="falseneg", help=f"{about} (default: falseneg)")
+    options = parser.parse_args(arguments)
+    if options.out.suffix != ".safetensors":
+        raise UserError(f"--out is {options.out}; give a file that ends in .safetensors")
+    if options.out.exists():
+        raise UserError(f"{options.out} exists already; give another name, or remove it first")
+
+    from falseneg.models import Encoder
+
+    encoder = Encoder.load(encoder_file(options.source))
+    if options.format == "falseneg":
+        encoder.save(options.out)
+        print(how_to_load(options.out))
+    else:
+        print(_export_timm(encoder, options.out))
+    return 0
+
+
+def encoder_file(source: Path) -> Path:
+    """The file of the encoder: itself, or that of a run's folder.
+
+    Raises:
+        UserError: there is no such file or folder, or the run has no encoder yet.
+    """
+    from falseneg.train.folder import ENCODER
+
+    if not source.exists():
+        raise UserError(f"there is no {source}; give the folder of a run, or an encoder.safetensors")
+    if source.is_file():
+        return source
+    if not (source / ENCODER).is_file():
+        raise UserError(f"{source} holds no {ENCODER}; give the folder of a run that is finished")
+    return source / ENCODER
+
+
+def how_to_load(path: Path) -> str:
+    """The three lines that load an exported encoder."""
+    return (
+        "    from falseneg import Encoder\n"
+        f"    encoder = Encoder.load({str(path)!r}).eval()\n"
+        f"    features = encoder(images)  # (B, 3, H, W) images, uint8 or in [0, 1], to (B, F) features"
+    )
+
+
+def _export_timm(encoder: Encoder, path: Path) -> str:
+    """Write the backbone's weights as timm names them, and return the lines that load them."""
+    from safetensors.torch import save
+    from torch.nn import Conv2d
+
+    from falseneg.files import write_bytes
+
+    state = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}
+    write_bytes(path, save(state))
+    arguments = "".join(f", {key}={value!r}" for key, value in encoder.arguments.items())
+    lines = ["import timm, torch", f"model = timm.create_model({encoder.name!r}, num_classes=0{arguments})"]
+    if encoder.small_stem and isinstance(stem := encoder.backbone.conv1, Conv2d):
+        lines.append(
+            f"model.conv1 = torch.nn.Conv2d(3, {stem.out_channels}, 3, padding=1, bias=False)  # the small stem"
+        )
+    elif encoder.small_stem:
+        lines.append("model.conv1[0].stride = 1  # the small stem")
+    if encoder.small_stem:
+        lines.append("model.maxpool = torch.nn.Identity()")
+    lines.append(f"timm.models.load_checkpoint(model, {str(path)!r})")
+    mean, std = (", ".join(f"{value:.4g}" for value in numbers.flatten()) for numbers in (encoder.mean, encoder.std))
+    lines.append(f"# give it images in [0, 1], less the mean ({mean}), over the standard deviation ({std})")
+    return "\n".join(f"    {line}" for line in lines)

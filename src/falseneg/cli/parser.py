@@ -1,0 +1,171 @@
+"""The parser of a run's options: from the signature and the docstring of `Run`, and of the classes that it is made of."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+
+from falseneg.cli.explain import class_names, explain
+from falseneg.cli.recipes import recipe_path
+from falseneg.data import Augmentation
+from falseneg.errors import UserError
+from falseneg.models import Encoder
+from falseneg.strategy import STRATEGIES, Strategy
+from falseneg.train.folder import ABOUT
+from falseneg.train.optimisers import Optimiser
+from falseneg.train.run import Run
+
+CONFIG = "config.yaml"
+STRATEGY_NAMES = {**STRATEGIES, **{f"{name}-renormalised": s.renormalised() for name, s in STRATEGIES.items()}}
+StrategyName = Literal[tuple(STRATEGY_NAMES)]  # type: ignore[valid-type]
+STRATEGY_HELP = (
+    "what happens to the negatives that the detector flags: a name, or the numbers --strategy.positive (weight among the "
+    "positives), --strategy.negative (weight among the negatives) and --strategy.renormalise"
+)
+PARTS = {
+    "method": "falseneg.SimCLR",
+    "detector": "falseneg.NoDetection",
+    "objective": "falseneg.InfoNCE",
+    "temperature": "falseneg.FixedTemperature",
+    "optimiser": "falseneg.train.optimisers.AdamW",
+}
+"""The classes that stand where none is named."""
+
+
+class Parser(ArgumentParser):
+    """Options with dashes or underscores, recipes by name, and errors of one sentence.
+
+    A class outside falseneg is imported only if its path stands on the command line or in a configuration file of the
+    user's own: never because a stored run names it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+
+    def parse_args(self, args: Sequence[str], *rest: Any, **more: Any) -> Namespace:  # type: ignore[override]
+        arguments = _plain_options(args)
+        trust(argument.rpartition("=")[2] for argument in arguments)
+        for path in _configuration_files(arguments):
+            content = read_yaml(path)
+            if not is_stored(path):
+                trust(strings(content))
+        return super().parse_args(arguments, *rest, **more)
+
+    def format_help(self, *args: Any) -> str:
+        # Options are shown as they are mostly typed; in YAML files the same names have underscores.
+        return re.sub(r"(?<![\w-])--[a-z][\w.]*", lambda match: match[0].replace("_", "-"), super().format_help(*args))
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser inside the parser
+            super().error(message, ex)
+        options = [name.replace("_", "-") for action in self._actions for name in action.option_strings]
+        raise UserError(explain(message, Run, options)) from ex
+
+
+class _HelpFormatter(DefaultHelpFormatter):
+    """Says of an option what it is, what it may be and what it is by default, in words."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = re.sub(r"\bNone\b", "null", super()._expand_help(action))
+        if action.dest.endswith(".help"):
+            return f"show the options of {'this' if action.nargs == 0 else 'a class for'} --{action.dest.removesuffix('.help')}"
+        text = re.sub(r"\(required, type: ([^)]*default: )", r"(type: \1", text)
+        text = re.sub(r"default: \{'class_path': '[\w.]*?(\w+)'\}", r"default: \1", text)
+        text = text.replace("<class 'Path'>", "path").replace("Path | null", "path | null")
+        if (found := re.search(r", known subclasses: [^)]*", text)) is not None:
+            names = ", ".join(class_names(Run, action.dest))
+            text = text.replace(found[0], "").removesuffix(")") + f"; one of {names}, or your own by import path)"
+            text = re.sub(r"type: (<class '\w+'>|\w+( \| null)?)[,;] ", "", text)
+        return text
+
+
+def run_parser(command: str, about: str, only: Sequence[str] = ()) -> Parser:
+    """A parser of the options of a `Run`.
+
+    Args:
+        command: its name.
+        about: what it does.
+        only: the options that it takes, if not all.
+    """
+    taken = {field.name for field in dataclasses.fields(Run) if field.name in (only or [field.name])}
+    left_out = {field.name for field in dataclasses.fields(Run)} - taken
+    # Parts of one class only: their options stand for themselves, without a class path.
+    set_parsing_settings(subclasses_disabled=[Encoder, Augmentation], subclasses_enabled=[Optimiser])
+    parser = Parser(prog=f"falseneg {command}", description=about, usage=f"falseneg {command} [options]")
+    parser.add_argument("--config", action="config", help="a YAML file with any of these options, or a recipe's name")
+    parser.add_class_arguments(Run, as_group=False, skip={"strategy", "augmentation", *left_out})
+    if "strategy" in taken:
+        parser.add_argument("--strategy", type=StrategyName | Strategy, default="eliminate", help=STRATEGY_HELP)
+    if "augmentation" in taken:
+        parser.add_class_arguments(Augmentation, "augmentation")
+    parser.set_defaults({part: {"class_path": path} for part, path in PARTS.items() if part in taken})
+    trust_help = "classes outside falseneg that a stored configuration may name"
+    parser.add_argument("--trust", nargs="+", default=argparse.SUPPRESS, metavar="CLASS", help=trust_help)
+    return parser
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        UserError: it cannot be read, or is no YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        raise UserError(f"{path} is no YAML{line}: {getattr(error, 'problem', None) or error}") from error
+
+
+def is_stored(path: Path) -> bool:
+    """Whether a configuration file was written by a run, and so may come from anybody."""
+    return path.name == CONFIG and (path.parent / ABOUT).exists()
+
+
+def trust(names: Iterable[str]) -> None:
+    """Allow these import paths. All but falseneg's own are forbidden otherwise."""
+    paths = [name for name in names if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name)]
+    allowed = [path for path in paths if path.split(".")[0] not in ("falseneg", "jsonargparse")]
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["falseneg", *allowed])
+
+
+def strings(content: Any) -> Iterator[str]:
+    """All texts in a nested mapping or list."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, Mapping | list | tuple):
+        for item in content.values() if isinstance(content, Mapping) else content:
+            yield from strings(item)
+
+
+def _plain_options(arguments: Sequence[str]) -> list[str]:
+    """Option names with underscores in the place of dashes, and files in the place of recipes' names."""
+    plain: list[str] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            argument = "--" + name[2:].replace("-", "_") + equals + value
+            if argument.startswith("--config="):
+                argument = f"--config={recipe_path(value)}"
+        elif plain and plain[-1] == "--config":
+            argument = str(recipe_path(argument))
+        plain.append(argument)
+    return plain
+
+
+def _configuration_files(arguments: Sequence[str]) -> Iterator[Path]:
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if before == "--config":
+            yield Path(argument)
+        elif argument.startswith("--config="):
+            yield Path(argument.removeprefix("--config="))

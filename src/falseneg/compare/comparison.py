@@ -1,0 +1,160 @@
+"""A comparison and its folder.
+
+OUT/compare.yaml                      what is compared: the base configuration, the variants, the seeds
+OUT/runs/<variant>/seed-<seed>/       the runs
+OUT/results.json                      one record for each finished run
+OUT/summary.json, OUT/report.html     what they say
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from falseneg.compare.tasks import Task
+from falseneg.errors import UserError
+from falseneg.files import write_bytes
+from falseneg.train.folder import final_figures
+
+ABOUT = "compare.yaml"
+LOCK = ".lock"
+
+Configuration = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        base: the resolved configuration that all variants share.
+        variants: the resolved configuration of each variant, without seed.
+        seeds: every variant is run with each.
+    """
+
+    base: Configuration
+    variants: Mapping[str, Configuration]
+    seeds: Sequence[int]
+
+    def __post_init__(self) -> None:
+        for name in self.variants:
+            if not re.fullmatch(r"[\w][\w.+-]*", name):
+                raise UserError(
+                    f"the variant {name!r} cannot name a folder; use letters, digits, dots, dashes and underscores"
+                )
+        if not self.variants or not self.seeds:
+            raise UserError("a comparison needs at least one variant and one seed")
+
+    def tasks(self, folder: Path) -> list[Task]:
+        """The runs, seed by seed, so that an unfinished comparison has whole seeds."""
+        return [
+            Task(name, seed, {**configuration, "seed": seed}, folder / "runs" / name / f"seed-{seed}")
+            for seed in self.seeds
+            for name, configuration in self.variants.items()
+        ]
+
+    def joined_with(self, earlier: Comparison) -> Comparison:
+        """This one and the earlier one in the same folder as one."""
+        seeds = [*earlier.seeds, *(seed for seed in self.seeds if seed not in earlier.seeds)]
+        return Comparison(self.base, {**earlier.variants, **self.variants}, seeds)
+
+
+@contextlib.contextmanager
+def claimed(comparison: Comparison, folder: Path, free: Iterable[str]) -> Iterator[Comparison]:
+    """Hold the folder for this comparison, and note there what is compared.
+
+    Args:
+        comparison: what is asked for.
+        folder: new, empty, or of an earlier comparison from the same base: then its runs count as well.
+        free: settings that may differ from before, because no result depends on them.
+
+    Yields:
+        What is asked for, joined with what the folder holds from before.
+
+    Raises:
+        UserError: the folder holds something else, or is in use, or cannot be written.
+    """
+    earlier = read_comparison(folder)
+    if earlier is not None:
+        _check_same(comparison, earlier, folder, set(free))
+        comparison = comparison.joined_with(earlier)
+    elif folder.is_file() or (folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())):
+        raise UserError(f"{folder} holds something that is no comparison; choose a new folder with --out")
+    content = {"base": comparison.base, "variants": comparison.variants, "seeds": comparison.seeds}
+    with _alone(folder):
+        write_bytes(folder / ABOUT, yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True).encode())
+        yield comparison
+
+
+def read_comparison(folder: Path) -> Comparison | None:
+    """The comparison in a folder; None if there is none.
+
+    Raises:
+        UserError: its description is damaged.
+    """
+    path = folder / ABOUT
+    if not path.is_file():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Comparison(content["base"], content["variants"], content["seeds"])
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; choose another folder with --out") from error
+
+
+def finished(comparison: Comparison, folder: Path) -> list[Task]:
+    """All runs of a comparison that are finished."""
+    tasks = [task for task in comparison.tasks(folder) if final_figures(task.folder)]
+    for task in tasks:
+        task.state = "done"
+    return tasks
+
+
+def _check_same(comparison: Comparison, earlier: Comparison, folder: Path, free: set[str]) -> None:
+    """Refuse to add to runs that were made otherwise."""
+    pairs = {"": (comparison.base, earlier.base)}
+    pairs |= {f" of {name}": (comparison.variants[name], earlier.variants[name])
+              for name in comparison.variants if name in earlier.variants}  # fmt: skip
+    for whose, (ours, theirs) in pairs.items():
+        for key in sorted({*ours, *theirs} - free):
+            if _plain(ours.get(key)) != theirs.get(key):
+                raise UserError(
+                    f"{folder} holds another comparison ({key.replace('_', '-')}{whose} differs); repeat its options to "
+                    "continue it, or choose another folder with --out"
+                )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists and paths as texts: as they come back from a YAML file."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other comparisons out of the folder, where the system has locks."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / LOCK, "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder with --out") from error
+    with lock:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"another comparison is running in {folder}; wait for it, or choose another folder with --out"
+                ) from error
+        yield

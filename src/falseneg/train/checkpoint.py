@@ -1,0 +1,143 @@
+"""Checkpoints: everything a run needs to go on as if nothing had happened, in a file that runs no code."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from falseneg.clock import Duration
+from falseneg.errors import UserError
+from falseneg.files import replacing
+
+FORMAT = 1
+LAST = "last.pt"
+
+
+def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int, keep: bool) -> None:
+    """Write ``last.pt``, and with ``keep`` also ``step-NNNNNNNN.pt``, each whole or not at all.
+
+    Raises:
+        UserError: the disk is full or refuses; the checkpoint before stays as it was.
+    """
+    # The kept copy first: a run that is killed in between makes it again.
+    names = [f"step-{step:08d}.pt", LAST] if keep else [LAST]
+    for name in names:
+        with replacing(folder / name) as file:
+            torch.save({"falseneg_checkpoint": FORMAT, **state}, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote; tensors on the CPU. Runs no code from the file.
+
+    Raises:
+        UserError: the file is damaged, or is no checkpoint of falseneg, or of another version.
+    """
+    try:
+        # torch does not look at the checksums that it writes: a flipped bit would go on as a weight.
+        with zipfile.ZipFile(path) as parts:
+            if (broken := parts.testzip()) is not None:
+                raise zipfile.BadZipFile(broken)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"the checkpoint {path} is damaged or no checkpoint of falseneg; "
+            "resume from an older one by putting it in its place, or start anew in another folder"
+        ) from error
+    version = state.get("falseneg_checkpoint") if isinstance(state, dict) else None
+    if version != FORMAT:
+        given = "no checkpoint of falseneg" if version is None else f"a checkpoint of format {version}, not {FORMAT}"
+        raise UserError(f"{path} is {given}; give the checkpoint of a run of this version")
+    return dict(state)
+
+
+def load_module(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
+    """Load a state of exactly these names and shapes.
+
+    Raises:
+        UserError: names or shapes differ; nothing has been loaded then.
+    """
+    own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    if own != given:
+        wrong = next(key for key in sorted({*own, *given}) if own.get(key) != given.get(key))
+        raise UserError(
+            f"the checkpoint is of another configuration: {what}.{wrong} is {given.get(wrong, 'missing')} there and "
+            f"{own.get(wrong, 'missing')} here; give the same options, or start a new run with --init-from"
+        )
+    module.load_state_dict(state)
+
+
+def check_settings(own: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Refuse to continue a run under other settings.
+
+    Raises:
+        UserError: a setting differs.
+    """
+    for key in sorted({*own, *stored}):
+        if own.get(key) != stored.get(key):
+            there, here = stored.get(key, "absent"), own.get(key, "absent")
+            raise UserError(
+                f"the checkpoint is of another configuration: {key} is {there!r} there and {here!r} here; give the same "
+                "options to continue it, or start a new run from its weights with --init-from and another --out"
+            )
+
+
+def random_states() -> dict[str, Any]:
+    """The state of every generator that training draws from, as plain numbers and tensors."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "python": random.getstate(),
+        "numpy": (
+            str(name),
+            torch.from_numpy(np.array(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(gauss),
+        ),
+    }
+
+
+def restore_random_states(states: Mapping[str, Any]) -> None:
+    """Put every generator back to where `random_states` found it."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all(states["cuda"])
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+
+
+def settings_of(part: object, name: str, deep: bool = True) -> dict[str, str]:
+    """What a part was built with, as far as plain values say it: {"detector": "SupportSet", "detector.top_k": "8", …}."""
+    settings = {name: type(part).__name__}
+    plain = str | int | float | bool | tuple | list | dict | Duration | None
+    for key, value in vars(part).items():
+        if isinstance(value, plain) and not key.startswith("_") and key != "training":
+            settings[f"{name}.{key}"] = str(value)
+    if deep and isinstance(part, nn.Module):
+        for key, child in part.named_children():
+            settings |= settings_of(child, f"{name}.{key}")
+    return settings
+
+
+def fingerprint(images: Any, rows: int = 16) -> str:
+    """A short name of a data set's content: its length, its labels and a few of its images, evenly spread."""
+    content = hashlib.sha256(str(len(images)).encode())
+    if images.labels is not None:
+        content.update(np.asarray(images.labels).tobytes())
+    for row in torch.linspace(0, len(images) - 1, min(rows, len(images))).long().tolist():
+        stored = images.encoded(row)
+        content.update(stored if stored is not None else images.image(row).numpy().tobytes())
+    return content.hexdigest()[:16]

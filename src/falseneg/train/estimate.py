@@ -1,0 +1,74 @@
+"""What a run will take, found before its first epoch by trying a few images."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from falseneg.methods.base import Method, Views
+from falseneg.train.gradient_cache import frozen_statistics
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A rough forecast.
+
+    Attributes:
+        memory: bytes for weights, gradients, the optimiser, the views and what a backward pass keeps.
+        seconds_per_image: to encode and back-propagate all views of one image.
+    """
+
+    memory: int
+    seconds_per_image: float
+
+
+def estimate(method: Method, views: Views, images: int, pieces: int) -> Estimate:
+    """Encode a few images forward and backward, twice, and scale up. Leaves weights, statistics and draws as they were.
+
+    Args:
+        method: on its device.
+        views: a few images, on that device.
+        images: in a step, on this device.
+        pieces: of the gradient cache; only one piece's activations are kept.
+    """
+    kept = 0
+    parameters = {p.data_ptr() for p in method.parameters()}
+    seen: set[int] = set()
+
+    def measure(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen and tensor.data_ptr() not in parameters:
+            seen.add(storage.data_ptr())
+            kept += storage.nbytes()
+        return tensor
+
+    devices = [views.main.device] if views.main.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), frozen_statistics(method):
+        with saved_tensors_hooks(measure, lambda tensor: tensor):
+            _encode_and_back(method, views)
+        started = time.perf_counter()
+        _encode_and_back(method, views)
+        seconds = time.perf_counter() - started
+    of_image = kept / len(views)
+    of_views = (views.main.nbytes + (0 if views.support is None else views.support.nbytes)) / len(views)
+    weights = sum(p.nbytes for p in method.parameters())
+    # Weights, gradients, and two numbers for each weight in the optimiser.
+    memory = 4 * weights + images * of_views + -(-images // pieces) * of_image
+    return Estimate(int(memory), seconds / len(views) * (4 / 3 if pieces > 1 else 1))
+
+
+def _encode_and_back(method: Method, views: Views) -> None:
+    embeddings = method.encode(views)
+    total = embeddings.main.sum()
+    if embeddings.support is not None and embeddings.support.requires_grad:
+        total = total + embeddings.support.sum()
+    total.backward()
+    for parameter in method.parameters():
+        parameter.grad = None
+    if views.main.device.type == "cuda":
+        torch.cuda.synchronize(views.main.device)

@@ -1,0 +1,100 @@
+"""The folder of a run: whose it is, and how the run was made."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from falseneg.errors import UserError
+from falseneg.files import write_bytes
+from falseneg.train.metrics import FILE, read_metrics
+
+CHECKPOINTS = "checkpoints"
+ENCODER = "encoder.safetensors"
+ABOUT = "run.json"
+_OF_A_RUN = (ABOUT, "config.yaml", FILE, CHECKPOINTS, ENCODER)
+
+
+def claim(folder: Path, resume: bool) -> None:
+    """Make sure that the folder is free for a new run, or holds the one to continue.
+
+    Raises:
+        UserError: it holds another run, or none, or cannot be made or written.
+    """
+    used = [name for name in _OF_A_RUN if (folder / name).exists()]
+    if resume and not used:
+        raise UserError(
+            f"{folder} holds no run to resume; leave --resume out to start one there, or name another folder"
+        )
+    if used and not resume:
+        raise UserError(
+            f"{folder} holds a run already ({used[0]}); add --resume to continue it, or choose another folder with --out"
+        )
+    # Nothing is made before the data and the options have been looked at: a start that fails leaves no trace.
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"the folder {folder} cannot be made, for {nearest} is a file; choose another with --out")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"the folder {folder} cannot be written; choose another with --out")
+    for half_written in [*folder.glob(".*.tmp"), *(folder / CHECKPOINTS).glob(".*.tmp")]:
+        half_written.unlink(missing_ok=True)
+
+
+def final_figures(folder: Path) -> dict[str, Any] | None:
+    """The last figures of a run that is finished; None if it is not."""
+    lines = read_metrics(folder)
+    if not lines or lines[-1]["kind"] != "final" or not (folder / ENCODER).is_file():
+        return None
+    return {key: value for key, value in lines[-1].items() if key != "kind"}
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What `write_about` wrote; empty if there is nothing whole."""
+    try:
+        return dict(json.loads((folder / ABOUT).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def write_about(folder: Path, seed: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write run.json: versions, the seed, the git state, and further facts."""
+    import torch
+
+    import falseneg
+
+    content = {
+        "id": uuid.uuid4().hex,
+        "falseneg": falseneg.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "seed": seed,
+        "git": git_state(),
+        "command": shlex.join(sys.argv),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **facts,
+    }
+    write_bytes(folder / ABOUT, (json.dumps(content, indent=2) + "\n").encode())
+    return content
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and cleanliness of the working directory's repository; None outside one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,187 @@
+"""What happens between the options and the first step: data, sizes, devices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from falseneg.data import (
+    ImageSet,
+    ViewLoader,
+    ViewSet,
+    align_classes,
+    as_image_set,
+    inspect,
+    split_holdout,
+    view_loader,
+)
+from falseneg.data.loader import EpochSampler
+from falseneg.detectors import Facts
+from falseneg.errors import UserError
+from falseneg.losses import Criterion
+from falseneg.train.checkpoint import fingerprint, settings_of
+from falseneg.train.defaults import Circumstances, typical_side, usual_batch_size, usual_epochs, usual_image_size
+from falseneg.train.guards import outlast_signals
+from falseneg.train.run import Run, main_views
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+LOOKED_AT = 20_000
+"""Images that are opened before training, at most, to find unreadable and converted ones."""
+LARGE_SHARE = 0.25
+"""A batch of more than this share of the data is warned of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run with nothing left open.
+
+    Attributes:
+        train: the images to learn from.
+        test: labelled images to measure on, or None.
+        size: side of the views, in pixels.
+        epochs: passes over the data.
+        batch_size: images in a step, over all processes.
+        workers: loading processes.
+    """
+
+    train: ImageSet
+    test: ImageSet | None
+    size: int
+    epochs: int
+    batch_size: int
+    workers: int
+
+
+def prepare(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) -> Prepared:
+    """Open the data, look at it, and settle what the run left open.
+
+    Args:
+        run: what was asked for.
+        gpu: whether training runs on an accelerator.
+        resumed: the run is continued: its data were reported before.
+        say: takes the findings, a sentence each.
+
+    Raises:
+        UserError: the data cannot be used so.
+    """
+    images = as_image_set(run.data)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    facts = Circumstances(len(images), typical_side(images), gpu, cores)
+    workers = max(0, min(cores - 1, 8)) if run.workers is None and facts.side > 16 else run.workers or 0
+    if images.note:
+        say(images.note)
+    images = _inspected(run, images, workers, resumed, say)
+    train, test = _split(run, images, resumed, say)
+    wished = run.augmentation.size or getattr(run.method.encoder, "image_size", None)
+    batch_size = run.batch_size or usual_batch_size(facts)
+    _check_batch(run, batch_size, len(train), say)
+    epochs = run.epochs or usual_epochs(facts)
+    return Prepared(train, test, wished or usual_image_size(facts), epochs, batch_size, workers)
+
+
+def _inspected(run: Run, images: ImageSet, workers: int, resumed: bool, say: Callable[[str], None]) -> ImageSet:
+    """The readable images; what was found is said once."""
+    # Where unreadable images are left out, the same ones must be left out again by a resumed run.
+    limit = (None if run.skip_unreadable else 0) if resumed else None if run.skip_unreadable else LOOKED_AT
+    found = inspect(images, limit=limit, check_duplicates=run.check_duplicates and not resumed, workers=workers)
+    if found.unreadable and not run.skip_unreadable:
+        more = f" (and {len(found.unreadable) - 1} more)" if len(found.unreadable) > 1 else ""
+        raise UserError(f"{found.unreadable[0]}{more}; --skip_unreadable true leaves such images out and counts them")
+    for sentence in [] if resumed else found.sentences():
+        say(sentence)
+    return found.readable(images)
+
+
+def _split(run: Run, images: ImageSet, resumed: bool, say: Callable[[str], None]) -> tuple[ImageSet, ImageSet | None]:
+    """What to learn from and what to measure on."""
+    test = as_image_set(run.test) if run.test is not None else images.test_set()
+    train = images
+    if test is None and run.holdout and images.labels is not None and bool((images.labels >= 0).any()):
+        train, test = split_holdout(images, run.holdout, run.seed)
+        if not resumed:
+            say(f"{len(test):,} labelled images are set aside to measure accuracy on (--holdout {run.holdout:g})")
+    if test is not None:
+        test = align_classes(test, train)
+        if test.labels is None or train.labels is None or not bool((test.labels >= 0).any()):
+            test = None
+    if run.evaluate_every is not None and test is None:
+        raise UserError("evaluate_every needs labelled images to train and to test on; give labels, or leave it out")
+    return train, test
+
+
+def _check_batch(run: Run, batch_size: int, images: int, say: Callable[[str], None]) -> None:
+    if batch_size > images:
+        raise UserError(
+            f"batch_size is {batch_size}, but there are {images} images to learn from; give at most {images}"
+        )
+    if run.accumulate > batch_size // run.devices:
+        raise UserError(
+            f"accumulate is {run.accumulate}, but a process sees {batch_size // run.devices} images in a step; "
+            "give at most that many pieces"
+        )
+    if batch_size > LARGE_SHARE * images:
+        say(
+            f"warning: a batch of {batch_size} is {batch_size / images:.0%} of the {images:,} images: few steps an epoch, and "
+            "every image is compared with a large part of its own class; a smaller --batch_size may do better"
+        )
+
+
+def prepare_criterion(run: Run, prepared: Prepared) -> Criterion:
+    """Detector, strategy, objective and temperature, told about the data.
+
+    Raises:
+        UserError: the detector cannot work with these data.
+    """
+    negatives = run.method.negatives(prepared.batch_size)
+    facts = Facts(len(prepared.train), negatives, prepared.train.labels, run.expected_classes)
+    try:
+        run.detector.prepare(facts)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{type(run.detector).__name__}: {error}") from error
+    return Criterion(run.detector, run.strategy, run.objective, run.temperature)
+
+
+def views_of(run: Run, prepared: Prepared) -> ViewSet:
+    """The random views of the training images."""
+    main = run.augmentation.for_size(prepared.size)
+    support = (run.support_augmentation or run.augmentation).for_size(prepared.size)
+    return ViewSet(prepared.train, main, main_views(run.method), run.seed, support, run.method.support_views)
+
+
+def loader_of(run: Run, prepared: Prepared, fabric: Fabric) -> tuple[ViewLoader, EpochSampler]:
+    """The batches of this process, and the sampler that chooses the epoch."""
+    rank, world = fabric.global_rank, fabric.world_size
+    sampler = EpochSampler(len(prepared.train), prepared.batch_size, run.seed, rank, world)
+    loader = view_loader(views_of(run, prepared), sampler, prepared.workers, fabric.device)
+    loader.worker_init_fn = outlast_signals
+    return loader, sampler
+
+
+def settings(run: Run, prepared: Prepared, world: int) -> dict[str, str]:
+    """Everything that the weights at the end depend on: a checkpoint of other settings is refused."""
+    plain: dict[str, Any] = {name: getattr(run, name) for name in ("accumulate", "warmup", "seed", "precision")}
+    plain |= {"epochs": prepared.epochs, "batch_size": prepared.batch_size, "processes": world, "size": prepared.size}
+    plain |= {"images": len(prepared.train), "data": fingerprint(prepared.train)}
+    parts = {"detector": run.detector, "strategy": run.strategy, "objective": run.objective}
+    parts |= {"temperature": run.temperature, "augmentation": run.augmentation, "optimiser": run.optimiser}
+    if run.method.support_views and run.support_augmentation is not None:
+        parts["support_augmentation"] = run.support_augmentation
+    described = {name: str(value) for name, value in plain.items()}
+    for name, part in parts.items():
+        described |= settings_of(part, name)
+    described |= settings_of(run.method, "method", deep=False)
+    return described | settings_of(run.method.encoder, "encoder", deep=False)
+
+
+def labels_on(device: torch.device, images: ImageSet) -> Tensor | None:
+    """The labels, where detection is measured."""
+    return None if images.labels is None else images.labels.to(device)

@@ -1,0 +1,207 @@
+"""What the report shows of a run: flagged pairs, similarities, thumbnails, and an embedding to draw a map of."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from falseneg.files import replacing, write_bytes
+from falseneg.losses import Judged
+from falseneg.rules import AboveThreshold, SameGroup
+from falseneg.statistics import flagged_pairs, similarity_histogram
+
+if TYPE_CHECKING:
+    from falseneg.data import ImageSet
+
+WATCHED = 256
+"""Images whose flagged pairs are recorded: the same at every recorded epoch."""
+MOST_PAIRS = 100_000
+"""Recorded pairs of one epoch at most."""
+MOST_HISTOGRAMS = 100
+"""Steps of one epoch that the histogram of similarities is made of, at most, evenly spread."""
+BINS = 100
+MAPPED = 1000
+"""Images in the embedding that the map is drawn of, at most."""
+ANCHORS, PER_ANCHOR, SIDE = 16, 8, 64
+"""The gallery: anchors, candidates of each at each recorded epoch, and pixels of a thumbnail's side."""
+
+_COLLECTED = ("steps", "pairs", "scores", "histogram", "thresholds")
+
+
+def recorded_epochs(epochs: int) -> list[int]:
+    """An early epoch (just after the first tenth, when detectors that start late have started), the middle, the last."""
+    return sorted({min(epochs // 10 + 1, epochs), (epochs + 1) // 2, epochs})
+
+
+@dataclass
+class Recorder:
+    """Collects during the recorded epochs, and writes at the end of each.
+
+    Attributes:
+        folder: of the run.
+        labels: (rows,) int64 on the device, or None.
+        rows: images in the data set.
+        steps_per_epoch: over which the recorded pairs are spread.
+        watched: (rows,) bool on the device, the anchors whose pairs are recorded.
+    """
+
+    folder: Path
+    labels: Tensor | None
+    rows: int
+    steps_per_epoch: int
+    seed: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        chosen = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed))[:WATCHED]
+        self.watched = torch.zeros(self.rows, dtype=torch.bool)
+        self.watched[chosen] = True
+        self.watched = self.watched.to(self.device)
+        self.clear()
+
+    def clear(self) -> None:
+        self.steps = 0
+        self.pairs: list[Tensor] = []
+        self.scores: list[Tensor] = []
+        self.histogram: dict[str, Tensor] = {}
+        self.thresholds: list[float] = []
+
+    @torch.no_grad()
+    def add(self, judged: Sequence[Judged]) -> None:
+        """Collect from one step of a recorded epoch."""
+        histogram_due = self.steps % -(-self.steps_per_epoch // MOST_HISTOGRAMS) == 0
+        self.steps += 1
+        for contrast, rule, _ in judged:
+            counts = similarity_histogram(contrast, rule, self.labels, BINS) if histogram_due else {}
+            for kind, count in counts.items():
+                self.histogram[kind] = self.histogram.get(kind, 0) + count.cpu()
+            group = self.watched[contrast.anchors.sample.clamp(min=0)].long()[:, None] - 1
+            anyone = torch.zeros(len(contrast.candidates), 1, dtype=torch.int64, device=group.device)
+            limit = max(1, MOST_PAIRS // self.steps_per_epoch)
+            anchor, column, score = flagged_pairs(contrast, rule & SameGroup(group, anyone), limit)
+            pairs = torch.stack([contrast.anchors.sample[anchor], contrast.candidates.sample[column]], dim=1)
+            pairs, score = _highest(pairs.cpu(), score.float().cpu())
+            self.pairs.append(pairs)
+            self.scores.append(score)
+            if isinstance(rule, AboveThreshold) and rule.space is None:
+                finite = rule.threshold[rule.threshold.isfinite()]
+                self.thresholds += [float(finite.mean())] if len(finite.flatten()) else []
+
+    def end_epoch(self, epoch: int) -> None:
+        """Write what was collected in this epoch (from 1), and begin anew. A repeated epoch replaces itself."""
+        self._write_pairs(epoch)
+        path = self.folder / "similarities.json"
+        entries = json.loads(path.read_text()) if path.is_file() else []
+        edges = torch.linspace(-1, 1, BINS + 1, dtype=torch.float64).tolist()
+        threshold = sum(self.thresholds) / len(self.thresholds) if self.thresholds else None
+        entry = {"epoch": epoch, "edges": edges, **{kind: count.tolist() for kind, count in self.histogram.items()}}
+        entries = [old for old in entries if old["epoch"] < epoch] + [{**entry, "threshold": threshold}]
+        write_bytes(path, json.dumps(entries).encode())
+        self.clear()
+
+    def state(self) -> dict[str, Any]:
+        """What was collected so far, for the checkpoint."""
+        return {name: copy.copy(getattr(self, name)) for name in _COLLECTED}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        for name in _COLLECTED:
+            setattr(self, name, copy.copy(state[name]))
+
+    def _write_pairs(self, epoch: int) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pairs = torch.cat([torch.empty(0, 2, dtype=torch.int64), *self.pairs])
+        columns: dict[str, Any] = {"anchor": pairs[:, 0].numpy(), "candidate": pairs[:, 1].numpy()}
+        columns["score"] = torch.cat([torch.empty(0, dtype=torch.float32), *self.scores]).numpy()
+        columns["epoch"] = np.full(len(pairs), epoch, dtype=np.int32)
+        if self.labels is not None:
+            of_anchor, of_candidate = self.labels.cpu()[pairs].unbind(1)
+            columns["correct"] = ((of_anchor == of_candidate) & (of_anchor >= 0)).numpy()
+        path = self.folder / "flagged.parquet"
+        if path.is_file():
+            before = pq.read_table(path)
+            earlier = before["epoch"].to_numpy() < epoch
+            columns = {key: np.concatenate([before[key].to_numpy()[earlier], new]) for key, new in columns.items()}
+        with replacing(path) as file:
+            pq.write_table(pa.table(columns), file, compression="zstd")  # type: ignore[attr-defined]
+
+
+def _highest(pairs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of images with the highest score that any two of their views have."""
+    distinct, inverse = pairs.unique(dim=0, return_inverse=True)
+    best = scores.new_full((len(distinct),), -torch.inf).scatter_reduce(0, inverse, scores, "amax")
+    return distinct, best
+
+
+def write_embedding(folder: Path, encoder: nn.Module, images: ImageSet, size: int, device: torch.device) -> None:
+    """Features of some images, evenly spread over the data set, for the map."""
+    from falseneg.data import Subset
+    from falseneg.evaluation import extract_features
+
+    rows = torch.linspace(0, len(images) - 1, min(MAPPED, len(images))).long()
+    features = extract_features(encoder, Subset(images, rows), size, device=device)
+    arrays: dict[str, Any] = {"features": features.numpy(), "rows": rows.numpy()}
+    if images.labels is not None:
+        arrays["labels"] = images.labels[rows].numpy()
+    with replacing(folder / "embedding.npz") as file:
+        np.savez(file, **arrays)
+
+
+def write_thumbnails(folder: Path, images: ImageSet) -> None:
+    """Small pictures of the anchors that were flagged for at most recorded epochs, and of their best-scored candidates."""
+    import pyarrow.parquet as pq
+
+    path = folder / "flagged.parquet"
+    rows = gallery_rows(pq.read_table(path).to_pydict()) if path.is_file() else []
+    arrays: dict[str, Any] = {
+        "rows": np.array(rows, dtype=np.int64),
+        "names": np.array([images.describe(row) for row in rows], dtype=str),
+    }
+    pictures = [thumbnail(images.image(row)).permute(1, 2, 0).numpy() for row in rows]
+    arrays["images"] = np.stack(pictures) if pictures else np.empty((0, SIDE, SIDE, 3), dtype=np.uint8)
+    if images.labels is not None:
+        arrays["labels"] = images.labels[rows].numpy()
+        if images.class_names is not None:
+            arrays["class_names"] = np.array(list(images.class_names), dtype=str)
+    with replacing(folder / "thumbnails.npz") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def gallery_rows(flagged: Mapping[str, Sequence[Any]]) -> list[int]:
+    """The data-set rows that the gallery shows, from the columns of flagged.parquet."""
+    of_anchor: dict[int, dict[int, list[tuple[float, int]]]] = {}
+    for anchor, candidate, score, epoch in zip(
+        *(flagged[k] for k in ("anchor", "candidate", "score", "epoch")), strict=True
+    ):
+        of_anchor.setdefault(anchor, {}).setdefault(epoch, []).append((-score, candidate))
+    chosen: list[int] = []
+    for epochs in sorted({len(seen) for seen in of_anchor.values()}, reverse=True):
+        group = sorted(anchor for anchor, seen in of_anchor.items() if len(seen) == epochs)
+        room = min(ANCHORS - len(chosen), len(group))
+        # Spread over the data set: the first rows of a folder are all of one class.
+        chosen += [group[place * len(group) // room] for place in range(room)]
+    rows = set(chosen)
+    for anchor in chosen:
+        for candidates in of_anchor[anchor].values():
+            rows.update(candidate for _, candidate in sorted(candidates)[:PER_ANCHOR])
+    return sorted(rows)
+
+
+def thumbnail(image: Tensor) -> Tensor:
+    """(3, 64, 64) uint8: the middle square of a (3, H, W) uint8 image."""
+    side = min(image.shape[-2:])
+    top, left = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
+    square = image[None, :, top : top + side, left : left + side].float()
+    # Tiny images are shown as the pixels that they are.
+    form: dict[str, Any] = {"mode": "bilinear", "antialias": True} if side > SIDE // 2 else {"mode": "nearest"}
+    return interpolate(square, (SIDE, SIDE), **form)[0].round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,176 @@
+"""One pretraining: its parts and its options, checked before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from falseneg.clock import Duration
+from falseneg.data.views import Augmentation
+from falseneg.detectors import Detector, NoDetection
+from falseneg.errors import UserError
+from falseneg.methods.base import Embeddings, Method
+from falseneg.objectives import InfoNCE, Objective
+from falseneg.strategy import ELIMINATE, Strategy
+from falseneg.temperature import FixedTemperature, Temperature
+from falseneg.train.metrics import LOGGERS
+from falseneg.train.optimisers import AdamW, Optimiser
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+
+
+@dataclass
+class Run:
+    """One pretraining. A setting that is None is chosen to suit the data (`falseneg.train.defaults`).
+
+    Durations are written "500 steps", "30 epochs" or "10%" (of the whole training).
+
+    Args:
+        data: the images to learn from; labels, if there are any, serve the oracle and measuring only.
+        method: where anchors, candidates and positives come from, with the encoder inside.
+        detector: decides which negatives are suspected to be false.
+        strategy: what happens to the negatives that the detector flags.
+        objective: what is minimised.
+        temperature: what cosines are divided by.
+        augmentation: how a main view is made of an image.
+        support_augmentation: how a support view is made; None makes it as a main view.
+        optimiser: AdamW, SGD or LARS, with its learning rate and weight decay.
+        test: labelled images to measure accuracy on; None takes the data set's own test split, if it has one.
+        holdout: the share of labelled data that is set aside for measuring where there is no test set; from 0 to below 1.
+        epochs: passes over the data.
+        batch_size: images in one optimiser step, over all processes.
+        accumulate: pieces in which each process encodes its part of a batch (the gradient cache): the same gradients, but
+            for BatchNorm, in less memory and about a third more time; 1 encodes it at once.
+        warmup: duration over which the learning rate rises to its peak; it then falls to 0 along a cosine.
+        seed: of all random draws, at least 0.
+        deterministic: only deterministic algorithms, and a fixed number of threads: an interrupted run ends with the
+            same weights as an undisturbed one, bit for bit, on the same machine.
+        precision: "32-true", "bf16-mixed", "16-mixed" (CUDA only) or "bf16-true".
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        devices: how many devices to train on, one process each.
+        workers: processes that load images, for each training process; 0 loads in the training process itself.
+        checkpoint_every: duration after which the checkpoint last.pt is replaced by a new one; None writes it only at
+            the end and when the run is interrupted.
+        keep_every: duration after which a checkpoint is also kept as step-NNNNNNNN.pt; None keeps only the last.
+        evaluate_every: duration after which kNN accuracy is measured during training, for which labels are needed; None
+            measures only at the end.
+        log_every: optimiser steps from one logged line to the next.
+        expected_classes: how many classes to expect in the data: sets what a detector leaves open, such as its share of
+            flagged negatives (1 / classes).
+        skip_unreadable: leave images out that cannot be read, and count them, in the place of stopping before training.
+        check_duplicates: look for exact duplicate images before training; they are certain false negatives.
+        loggers: further loggers beside metrics.jsonl: "tensorboard", "wandb".
+        init_from: start from weights: an encoder that was exported, or the folder or a checkpoint of another run. (To
+            continue a run, resume it.)
+    """
+
+    data: Dataset
+    method: Method
+    detector: Detector = field(default_factory=NoDetection)
+    strategy: Strategy = ELIMINATE
+    objective: Objective = field(default_factory=InfoNCE)
+    temperature: Temperature = field(default_factory=FixedTemperature)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    support_augmentation: Augmentation | None = None
+    optimiser: Optimiser = field(default_factory=AdamW)
+    test: Dataset | None = None
+    holdout: float = 0.1
+    epochs: int | None = None
+    batch_size: int | None = None
+    accumulate: int = 1
+    warmup: str = "10%"
+    seed: int = 0
+    deterministic: bool = False
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: int = 1
+    workers: int | None = None
+    checkpoint_every: str | None = "1 epoch"
+    keep_every: str | None = None
+    evaluate_every: str | None = None
+    log_every: int = 10
+    expected_classes: int | None = None
+    skip_unreadable: bool = False
+    check_duplicates: bool = True
+    loggers: Sequence[str] = ()
+    init_from: Path | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot work, as far as it can be seen without opening the data.
+
+        Raises:
+            UserError: an option is outside its range, or options contradict one another.
+        """
+        for name, least in (
+            ("epochs", 1),
+            ("accumulate", 1),
+            ("log_every", 1),
+            ("devices", 1),
+            ("seed", 0),
+            ("workers", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} is {value}; give at least {least}")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise UserError(
+                f"batch_size is {self.batch_size}; an image needs others to compare with, so give at least 2"
+            )
+        if not 0 <= self.holdout < 1:
+            raise UserError(f"holdout is {self.holdout}; it is a share of the data, so give a number from 0 to below 1")
+        if self.expected_classes is not None and self.expected_classes < 2:
+            raise UserError(f"expected_classes is {self.expected_classes}; give at least 2, or leave it out")
+        for name in ("warmup", "checkpoint_every", "keep_every", "evaluate_every"):
+            self._check_duration(name)
+        _choose("precision", self.precision, PRECISIONS)
+        _choose("accelerator", self.accelerator, ("auto", "cpu", "cuda", "gpu", "mps"))
+        if self.precision == "16-mixed" and not (torch.cuda.is_available() and self.accelerator != "cpu"):
+            raise UserError("precision is '16-mixed', which needs a CUDA device; use 'bf16-mixed' or '32-true'")
+        for logger in self.loggers:
+            _choose("loggers", logger, tuple(LOGGERS))
+            if importlib.util.find_spec(LOGGERS[logger]) is None:
+                raise UserError(
+                    f"the logger {logger!r} is not installed; pip install {LOGGERS[logger]}, or leave it out"
+                )
+        self._check_views()
+
+    def _check_duration(self, name: str) -> None:
+        text = getattr(self, name)
+        try:
+            zero = text is not None and Duration.parse(text).amount == 0
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
+        if zero and name != "warmup":
+            raise UserError(f"{name} is {text!r}; give more than 0, or leave it out")
+
+    def _check_views(self) -> None:
+        """Let the method compare a few made-up embeddings, and see whether it offers what the detector looks at."""
+        method = self.method
+        main = torch.nn.functional.normalize(torch.ones(2, main_views(method), 2), dim=-1)
+        support = main[:, :1].expand(2, method.support_views, 2) if method.support_views else None
+        for contrast in method.contrasts(Embeddings(main, support, torch.arange(2))):
+            for part in self.detector.modules():
+                try:
+                    contrast.space(getattr(part, "space", None))
+                    contrast.columns(getattr(part, "part", None))
+                except ValueError as error:
+                    raise UserError(f"{type(part).__name__}: {error}") from None
+
+
+def main_views(method: Method) -> int:
+    """How many main views of each image the method wants; 2 unless it says otherwise."""
+    return int(getattr(method, "views", 2))
+
+
+def _choose(name: str, given: Any, allowed: Sequence[str]) -> None:
+    if given not in allowed:
+        near = difflib.get_close_matches(str(given), allowed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{name} is {given!r}; give one of {', '.join(allowed)}{hint}")

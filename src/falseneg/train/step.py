@@ -1,0 +1,100 @@
+"""One optimiser step, readable from top to bottom."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from falseneg.clock import Clock
+from falseneg.errors import UserError
+from falseneg.losses import Criterion, Judged
+from falseneg.methods.base import Embeddings, Method, Views
+from falseneg.train.gradient_cache import GradientCache
+from falseneg.train.metrics import over_ranks
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Encoding(nn.Module):
+    """What Fabric wraps for precision and for averaging gradients over ranks: tensors in, tensors out."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, main: Tensor, support: Tensor | None, sample: Tensor) -> tuple[Tensor, Tensor | None]:
+        embeddings = self.method.encode(Views(main, support, sample))
+        return embeddings.main, embeddings.support
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """Everything that a step touches.
+
+    Attributes:
+        fabric: precision, devices, ranks.
+        method: where anchors, candidates and positives come from.
+        encoding: the method's `encode`, as Fabric set it up.
+        criterion: detector, strategy, objective and temperature.
+        optimiser: of all parameters of method and criterion, as Fabric set it up.
+    """
+
+    fabric: Fabric
+    method: Method
+    encoding: Any
+    criterion: Criterion
+    optimiser: Any
+
+    def encode(self, views: Views) -> Embeddings:
+        main, support = self.encoding(views.main, views.support, views.sample)
+        return Embeddings(main, support, views.sample)
+
+
+def training_step(learner: Learner, views: Views, clock: Clock, pieces: int = 1) -> tuple[float, list[Judged]]:
+    """One step: encode, compare, flag, back-propagate, update.
+
+    Args:
+        learner: what is trained, and with what.
+        views: this rank's part of the batch, on its device.
+        clock: where training stands.
+        pieces: encode the batch in this many pieces (the gradient cache), with the same gradients in less memory.
+
+    Returns:
+        The loss over all ranks, in nats, and what was flagged on the way.
+
+    Raises:
+        UserError: the loss is not finite. No parameter has changed then.
+    """
+    fabric, method, criterion = learner.fabric, learner.method, learner.criterion
+    learner.optimiser.zero_grad(set_to_none=True)
+
+    cache = GradientCache(learner, views, pieces) if pieces > 1 else None
+    embeddings = learner.encode(views) if cache is None else cache.embeddings
+    loss, judged = criterion(method.contrasts(embeddings), clock)
+    value = float(over_ranks(fabric, loss.detach(), "mean"))
+    if not math.isfinite(value):
+        raise UserError(
+            f"the loss became {value} at step {clock.step + 1}; lower the learning rate, lengthen the warm-up, "
+            "raise the temperature or train with precision 32-true, and resume from the last checkpoint"
+        )
+    fabric.backward(loss)
+    if cache is not None:
+        cache.replay()
+    average_over_ranks(fabric, criterion)
+
+    criterion.temperature.after_backward(clock)
+    learner.optimiser.step()
+    method.after_step()
+    return value, judged
+
+
+def average_over_ranks(fabric: Fabric, module: nn.Module) -> None:
+    """Average gradients that no wrapper averages: those of the few parameters outside the encoder."""
+    if fabric.world_size > 1:
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter.grad = over_ranks(fabric, parameter.grad, "mean")

@@ -1,0 +1,111 @@
+"""A comparison on digits, in real processes."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from falseneg.cli import main
+
+KEYS = {"variant", "seed", "knn", "linear", "few_label", "precision", "recall", "f1", "share_flagged"}
+KEYS |= {"seconds_per_epoch", "peak_memory_mib"}
+SMALL = ["--method.encoder.arguments", '{"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}', "--accelerator", "cpu"]
+ASKED = ["--seeds", "0", "1", "--variants", "none", "fnc-attract", "--epochs", "1", *SMALL, "--jobs", "2"]
+
+
+def program(*arguments, **more):
+    command = [sys.executable, "-m", "falseneg", "compare", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, **more)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("compare")
+
+
+@pytest.fixture(scope="module")
+def killed(place):
+    """A comparison that was killed without warning when its first run was finished."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "falseneg", "compare", *ASKED], cwd=place, stdout=subprocess.DEVNULL
+    )
+    while not list(place.glob("compare-digits/runs/*/*/encoder.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    return place / "compare-digits"
+
+
+def test_it_goes_on_after_it_was_killed(killed, place):
+    finished = {path: path.stat().st_mtime_ns for path in killed.glob("runs/*/*/encoder.safetensors")}
+    assert 0 < len(finished) < 4
+    done = program(*ASKED, cwd=place)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((killed / "results.json").read_text())
+    assert [(each["variant"], each["seed"]) for each in results] == [
+        *(("none", 0), ("fnc-attract", 0), ("none", 1), ("fnc-attract", 1))
+    ]
+    for each in results:
+        assert set(each) >= KEYS
+        assert all(0 <= each[key] <= 1 for key in ("knn", "linear", "few_label"))
+        assert each["peak_memory_mib"] > 100
+    assert results[1]["share_flagged"] == pytest.approx(0.05, abs=0.005)  # half of one in ten classes
+    assert results[0]["precision"] is None and results[0]["share_flagged"] == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    summary = json.loads((killed / "summary.json").read_text())
+    assert [variant["name"] for variant in summary["variants"]] == ["none", "fnc-attract"]
+    assert (killed / "report.html").read_text().startswith("<!")
+    assert "fnc-attract" in done.stdout and "±" in done.stdout and "report.html" in done.stdout
+
+
+def test_done_is_done(killed, place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("falseneg.cli.compare.warm_up", lambda *_: None)
+    before = {path: path.stat().st_mtime_ns for path in killed.glob("runs/*/*/*")}
+    assert main(["compare", *ASKED]) == 0
+    assert "4 of 4 runs are finished already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in killed.glob("runs/*/*/*")} == before
+
+
+def test_another_comparison_is_refused_there(killed, place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("falseneg.cli.compare.warm_up", lambda *_: None)
+    before = (killed / "compare.yaml").read_bytes()
+    assert main(["compare", *ASKED, "--epochs", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "epochs" in said and "--out" in said
+    assert (killed / "compare.yaml").read_bytes() == before
+
+
+def test_own_variants_one_of_which_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    (tmp_path / "own_parts.py").write_text(
+        "import falseneg\n"
+        "class Broken(falseneg.NoDetection):\n    '''Broken.'''\n"
+        "    def flag(self, contrast, clock):\n        raise RuntimeError('a bug of mine')\n"
+    )
+    (tmp_path / "variants.yaml").write_text(
+        "mine: {detector: {class_path: FixedThreshold, init_args: {threshold: 0.9}}, strategy: attract}\n"
+        "broken: {detector: own_parts.Broken}\n"
+    )
+    options = ["--variants-file", "variants.yaml", "--seeds", "0", "--epochs", "1", *SMALL, "--out", "cmp"]
+    assert main(["compare", *options]) == 1
+    said = capsys.readouterr()
+    assert "broken, seed 0 failed: RuntimeError: a bug of mine" in said.err and "Traceback" not in said.err
+    assert "broken, seed 0: failed" in said.out and "mine, seed 0: done" in said.out
+    assert "Traceback" in (tmp_path / "cmp/runs/broken/seed-0/log.txt").read_text()
+    assert [each["variant"] for each in json.loads((tmp_path / "cmp/results.json").read_text())] == ["mine"]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("falseneg.cli.compare.run_tasks", interrupted)
+    monkeypatch.setattr("falseneg.cli.compare.warm_up", lambda *_: None)
+    assert main(["compare", "--variants", "none", "--seeds", "0", *SMALL, "--out", str(tmp_path / "cmp")]) == 130
+    assert "the same command goes on" in capsys.readouterr().err

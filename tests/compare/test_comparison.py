@@ -1,0 +1,101 @@
+import subprocess
+import sys
+
+import pytest
+
+from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
+from falseneg.errors import UserError
+
+BASE = {"epochs": 2, "augmentation": {"crop_scale": (0.2, 1.0)}, "workers": 0}
+
+
+def comparison(*names, seeds=(0, 1), **changes):
+    base = {**BASE, **changes}
+    return Comparison(base, {name: {**base, "detector": name} for name in names}, list(seeds))
+
+
+def test_the_runs_come_seed_by_seed(tmp_path):
+    tasks = comparison("none", "oracle").tasks(tmp_path)
+    assert [(task.variant, task.seed) for task in tasks] == [("none", 0), ("oracle", 0), ("none", 1), ("oracle", 1)]
+    assert tasks[2].configuration["seed"] == 1
+    assert tasks[2].folder == tmp_path / "runs" / "none" / "seed-1"
+
+
+def test_the_folder_remembers_what_is_compared(tmp_path):
+    with claimed(comparison("none"), tmp_path / "new", ()):
+        pass
+    again = read_comparison(tmp_path / "new")
+    assert (list(again.variants), again.seeds) == (["none"], [0, 1])
+    assert again.base["augmentation"] == {"crop_scale": [0.2, 1.0]}
+
+
+def test_the_same_comparison_goes_on_and_may_grow(tmp_path):
+    with claimed(comparison("none"), tmp_path, ()):
+        pass
+    with claimed(comparison("none", "oracle", seeds=(1, 2)), tmp_path, ()) as joined:
+        assert (list(joined.variants), joined.seeds) == (["none", "oracle"], [0, 1, 2])
+    with claimed(comparison("oracle", workers=4), tmp_path, ("workers",)) as joined:
+        assert list(joined.variants) == ["none", "oracle"]
+
+
+@pytest.mark.parametrize(
+    "other", [comparison("none", epochs=3), comparison("none", augmentation={"crop_scale": (0.3, 1.0)})]
+)
+def test_another_comparison_is_refused(other, tmp_path):
+    with claimed(comparison("none"), tmp_path, ()):
+        pass
+    before = (tmp_path / "compare.yaml").read_bytes()
+    with pytest.raises(UserError, match="another comparison.*--out"), claimed(other, tmp_path, ("workers",)):
+        pass
+    assert (tmp_path / "compare.yaml").read_bytes() == before
+
+
+def test_a_variant_that_means_something_else_is_refused(tmp_path):
+    with claimed(comparison("none"), tmp_path, ()):
+        pass
+    other = Comparison(BASE, {"none": {**BASE, "detector": "Oracle"}}, [0])
+    with pytest.raises(UserError, match="detector of none differs"), claimed(other, tmp_path, ()):
+        pass
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="--out"), claimed(comparison("none"), tmp_path, ()):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_description_is_named(tmp_path):
+    (tmp_path / "compare.yaml").write_text("base: [")
+    with pytest.raises(UserError, match="compare.yaml is damaged"), claimed(comparison("none"), tmp_path, ()):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks files in another way")
+def test_only_one_comparison_at_a_time(tmp_path):
+    with claimed(comparison("none"), tmp_path, ()):
+        code = f"import fcntl; fcntl.flock(open({str(tmp_path / '.lock')!r}, 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        assert b"BlockingIOError" in subprocess.run([sys.executable, "-c", code], capture_output=True).stderr
+        with pytest.raises(UserError, match="is running"), claimed(comparison("none"), tmp_path, ()):
+            pass
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", "-x", ".hidden"])
+def test_names_that_are_no_folders_are_refused(name):
+    with pytest.raises(UserError, match="cannot name a folder"):
+        Comparison(BASE, {name: BASE}, [0])
+
+
+def test_an_empty_comparison_is_refused():
+    with pytest.raises(UserError, match="at least one"):
+        Comparison(BASE, {"none": BASE}, [])
+
+
+def test_finished_runs_are_found(tmp_path):
+    asked = comparison("none", "oracle")
+    done = asked.tasks(tmp_path)[1].folder
+    done.mkdir(parents=True)
+    (done / "metrics.jsonl").write_text('{"kind": "final", "knn": 0.5}\n')
+    assert finished(asked, tmp_path) == []
+    (done / "encoder.safetensors").touch()
+    assert [(task.variant, task.seed, task.state) for task in finished(asked, tmp_path)] == [("oracle", 0, "done")]

@@ -1,0 +1,55 @@
+import re
+
+import pytest
+
+from falseneg.compare.summary import Figure, summarise
+from falseneg.compare.tables import _number, _points, tables, write_figure
+
+STRATEGY = {"positive": 1.0, "negative": 1.0, "renormalise": False}
+LEVELS = {"none": 0.5, "mine": 0.6, "oracle": 0.7}
+
+
+def rows(seeds=3):
+    return [
+        {"variant": name, "seed": seed, "knn": level + 0.001 * seed * (1 + (name == "mine")), "share_flagged": 0.0123}
+        | {"strategy": STRATEGY, "oracle": name == "oracle", "peak_memory_mib": 1234.4, "seconds_per_epoch": 2.345}
+        for name, level in LEVELS.items()
+        for seed in range(seeds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [
+        (Figure(0.5, 0.0123, 3, 3), "50.0 ± 1.2"),
+        (Figure(0.5, None, 1, 1), "50.0"),
+        (Figure(0.5, 0.01, 2, 3), "50.0 ± 1.0 (2 of 3)"),
+        (Figure(None, None, 0, 3), ""),
+    ],
+)
+def test_figures_as_text(figure, text):
+    assert write_figure(figure, _points) == text
+
+
+def test_a_deviation_is_written_like_its_mean():
+    assert write_figure(Figure(1234.4, 5.678, 3, 3), _number) == "1,234 ± 6"
+    assert write_figure(Figure(2.345, 0.5, 3, 3), _number) == "2.35 ± 0.50"
+
+
+def test_tables_have_a_cell_for_every_column_and_blanks_where_undefined():
+    by_title = {table.title: table for table in tables(summarise(rows()))}
+    assert list(by_title) == ["Accuracy", "Gap closed", "Detection", "Cost"]
+    for table in by_title.values():
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert by_title["Accuracy"].rows[1] == ("mine", "60.2 ± 0.2", "", "")
+    assert by_title["Detection"].rows[0] == ("none", "", "", "", "1.23 ± 0.00", "")
+    assert by_title["Cost"].rows[2] == ("oracle", "2.35 ± 0.00", "1,234 ± 0", "", "")
+
+
+def test_the_gap_is_shown_of_methods_only():
+    gap = next(table for table in tables(summarise(rows())) if table.title == "Gap closed")
+    assert [row[0] for row in gap.rows] == ["mine"]
+    assert re.fullmatch(r"5[01] \(\d+ to \d+\)", gap.rows[0][1])
+    assert gap.some
+    one_seed = next(table for table in tables(summarise(rows(seeds=1))) if table.title == "Gap closed")
+    assert one_seed.rows == (("mine", "", "", ""),) and not one_seed.some

@@ -1,0 +1,113 @@
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import falseneg as fn
+from falseneg.data import Digits, Subset
+from falseneg.train.checkpoint import (
+    check_settings,
+    fingerprint,
+    load_checkpoint,
+    load_module,
+    random_states,
+    restore_random_states,
+    save_checkpoint,
+    settings_of,
+)
+from falseneg.train.optimisers import AdamW
+
+
+def test_round_trip_and_kept_copies(tmp_path):
+    state = {"step": 7, "weights": {"x": torch.arange(3)}, "random": [random_states()], "nothing": None}
+    save_checkpoint(tmp_path, state, 7, keep=True)
+    save_checkpoint(tmp_path, {**state, "step": 8}, 8, keep=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "step-00000007.pt"]
+    assert load_checkpoint(tmp_path / "step-00000007.pt")["step"] == 7
+    last = load_checkpoint(tmp_path / "last.pt")
+    assert last["step"] == 8 and torch.equal(last["weights"]["x"], torch.arange(3)) and last["nothing"] is None
+
+
+def test_random_states_survive_a_file(tmp_path):
+    def draws():
+        return torch.rand(2).tolist(), random.random(), random.gauss(0, 1), np.random.rand(2).tolist()
+
+    random.gauss(0, 1)  # leaves half of a pair behind
+    save_checkpoint(tmp_path, {"random": random_states()}, 0, keep=False)
+    expected = draws()
+    restore_random_states(load_checkpoint(tmp_path / "last.pt")["random"])
+    assert draws() == expected
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_damaged_and_foreign_files(tmp_path):
+    save_checkpoint(tmp_path, {"x": torch.zeros(1000)}, 0, keep=False)
+    whole = (tmp_path / "last.pt").read_bytes()
+    path = tmp_path / "other.pt"
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for content in (
+        b"",
+        bytes(flipped),
+        whole[: len(whole) // 2],
+        whole[:-30],
+        b"text",
+        pickle.dumps(Touch(tmp_path / "trap")),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(fn.UserError, match="damaged or no checkpoint") as error:
+            load_checkpoint(path)
+        assert "\n" not in str(error.value)
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(fn.UserError, match="no checkpoint of falseneg"):
+        load_checkpoint(path)
+    torch.save({"falseneg_checkpoint": 99}, path)
+    with pytest.raises(fn.UserError, match="format 99"):
+        load_checkpoint(path)
+    torch.save({"falseneg_checkpoint": 1, "x": Touch(tmp_path / "trap")}, path)
+    with pytest.raises(fn.UserError, match="damaged"):
+        load_checkpoint(path)
+    assert not (tmp_path / "trap").exists()
+
+
+def test_modules_of_other_names_or_shapes():
+    module = nn.Linear(2, 3)
+    for other, words in (
+        (nn.Linear(2, 4), r"head.bias is \(4,\) there and \(3,\) here"),
+        (nn.Linear(2, 3, bias=False), r"head.bias is missing there"),
+    ):
+        with pytest.raises(fn.UserError, match=words):
+            load_module(module, other.state_dict(), "head")
+
+
+def test_settings():
+    detector = fn.StartAt(fn.AllOf([fn.SupportSet(top_k=3), fn.FixedThreshold(0.5)]), "20%")
+    found = settings_of(detector, "detector")
+    assert found["detector"] == "StartAt" and found["detector.at"] == "20%"
+    assert "3" in found.values() and "0.5" in found.values()
+    assert settings_of(AdamW(0.1), "optimiser")["optimiser.learning_rate"] == "0.1"
+    check_settings(found, dict(found))
+    with pytest.raises(fn.UserError, match="a is '2' there and '1' here"):
+        check_settings({"a": "1", "b": "x"}, {"a": "2", "b": "x"})
+    with pytest.raises(fn.UserError, match="b is 'absent' there"):
+        check_settings({"a": "1", "b": "x"}, {"a": "1"})
+
+
+def test_fingerprint_knows_the_data():
+    digits = Digits()
+    some = Subset(digits, range(100))
+    assert fingerprint(some) == fingerprint(Subset(digits, range(100)))
+    unlabelled = Subset(digits, range(100))
+    unlabelled.labels = None
+    others = [Subset(digits, range(101)), Subset(digits, range(1, 101)), unlabelled]
+    assert len({fingerprint(images) for images in [some, *others]}) == 4

@@ -1,0 +1,61 @@
+import json
+import subprocess
+
+import pytest
+
+import falseneg as fn
+from falseneg.train.folder import about, claim, final_figures, git_state, write_about
+
+
+def test_a_free_folder_is_taken_once(tmp_path):
+    folder = tmp_path / "deep" / "run"
+    claim(folder, resume=False)
+    assert not (tmp_path / "deep").exists()  # a start that fails leaves no trace
+    (folder / "checkpoints").mkdir(parents=True)
+    with pytest.raises(fn.UserError, match="holds a run already"):
+        claim(folder, resume=False)
+    (folder / "checkpoints" / ".last.pt.12.tmp").write_text("half")
+    claim(folder, resume=True)
+    assert not list((folder / "checkpoints").iterdir())
+
+
+def test_other_files_do_no_harm(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    claim(tmp_path, resume=False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_written_about_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["falseneg", "pretrain", "--out", "a b"])
+    written = write_about(tmp_path, 5, {"images": 3})
+    assert about(tmp_path) == written == json.loads((tmp_path / "run.json").read_text())
+    assert written["command"] == "falseneg pretrain --out 'a b'" and written["seed"] == 5 and written["images"] == 3
+    assert written["git"] is None
+    assert about(tmp_path / "nowhere") == {}
+
+
+def test_the_state_of_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "file").write_text("one")
+    for command in (["init"], ["add", "file"], [*identity, "commit", "-m", "one"]):
+        subprocess.run(["git", *command], check=True, capture_output=True)
+    clean = git_state()
+    assert len(clean["commit"]) == 40 and clean["dirty"] is False
+    (tmp_path / "file").write_text("two")
+    assert git_state() == {**clean, "dirty": True}
+
+
+def test_a_run_is_finished_when_its_last_line_and_its_encoder_are_there(tmp_path):
+    assert final_figures(tmp_path) is None
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "epoch"}\n{"kind": "final", "knn": 0.5}\n')
+    assert final_figures(tmp_path) is None
+    (tmp_path / "encoder.safetensors").write_bytes(b"")
+    assert final_figures(tmp_path) == {"knn": 0.5}
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "epo')
+    assert final_figures(tmp_path) == {"knn": 0.5}
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "final"}\n{"kind": "step"}\n')
+    assert final_figures(tmp_path) is None

@@ -1,0 +1,407 @@
+import json
+import os
+import signal
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from train.parts import assert_same_weights, digits, tiny_encoder, tiny_run, untimed, weights
+
+import falseneg as fn
+from falseneg.data import ImageSet, Subset
+from falseneg.train import AdamW, fit
+from falseneg.train.metrics import read_metrics
+from falseneg.train.optimisers import rate_factor
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    torch.manual_seed(0)
+    figures = fit(tiny_run(evaluate_every="1 epoch", keep_every="2 epochs"), folder, configuration="epochs: 3\n")
+    return folder, figures
+
+
+def test_files_of_a_run(finished):
+    folder, figures = finished
+    assert {"knn", "linear", "seconds", "seconds_per_epoch", "peak_memory_mib"} <= figures.keys()
+    assert (folder / "config.yaml").read_text() == "epochs: 3\n"
+    about = json.loads((folder / "run.json").read_text())
+    assert about["images"] == 96 and about["small_stem"] is True and about["torch"] == torch.__version__
+    assert {"falseneg", "python", "platform", "seed", "git", "command", "started"} <= about.keys()
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["last.pt", "step-00000006.pt"]
+
+    lines = read_metrics(folder)
+    assert [line["step"] for line in lines if line["kind"] == "step"] == [1, 2, 4, 6, 8]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3] and all("knn" in line for line in epochs)
+    assert {"loss", "share_flagged", "precision", "recall", "f1", "chance", "seconds"} <= epochs[0].keys()
+    assert lines[-1]["kind"] == "final" and lines[-1]["knn"] == figures["knn"]
+    rates = [line["learning_rate"] for line in lines if line["kind"] == "step"]
+    assert rates == pytest.approx([1e-3 * rate_factor(step - 1, 1, 9) for step in (1, 2, 4, 6, 8)])
+    first = lines[0]
+    assert {"loss", "learning_rate", "temperature", "images_per_second", "share_flagged", "precision"} <= first.keys()
+    assert first["temperature"] == pytest.approx(0.07, rel=0.1)
+
+
+def test_files_for_the_report(finished):
+    folder, _ = finished
+    flagged = pq.read_table(folder / "flagged.parquet")
+    assert [str(field.type) for field in flagged.schema] == ["int64", "int64", "float", "int32", "bool"]
+    columns = flagged.to_pydict()
+    assert sorted(set(columns["epoch"])) == [1, 2, 3]
+    labels = digits().labels
+    for anchor, candidate, correct in zip(columns["anchor"], columns["candidate"], columns["correct"], strict=True):
+        assert anchor != candidate and correct == bool(labels[anchor] == labels[candidate])
+    assert len(set(zip(columns["epoch"], columns["anchor"], columns["candidate"], strict=True))) == len(flagged)
+
+    similarities = json.loads((folder / "similarities.json").read_text())
+    assert [entry["epoch"] for entry in similarities] == [1, 2, 3]
+    for entry in similarities:
+        # 3 steps of 32 images with 2 views: each view has 62 negatives.
+        assert sum(entry["true_negative"]) + sum(entry["false_negative"]) == 3 * 64 * 62
+        assert sum(entry["flagged_true_negative"]) + sum(entry["flagged_false_negative"]) == 3 * 64 * 4
+        assert len(entry["edges"]) == 101 and entry["threshold"] is None
+
+    embedding = np.load(folder / "embedding.npz")
+    assert embedding["features"].shape == (96, 8) and embedding["labels"].tolist() == labels.tolist()
+    thumbnails = np.load(folder / "thumbnails.npz")
+    assert thumbnails["images"].shape[1:] == (64, 64, 3) and thumbnails["images"].dtype == np.uint8
+    assert len(thumbnails["rows"]) == len(thumbnails["images"]) == len(thumbnails["names"]) > 4
+    assert thumbnails["names"][0] == digits().describe(int(thumbnails["rows"][0]))
+
+
+def test_the_export_is_the_trained_encoder(finished):
+    folder, _ = finished
+    encoder = fn.Encoder.load(folder / "encoder.safetensors")
+    trained = weights(folder)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, trained[f"encoder.{name}"])
+
+
+def test_what_is_said(tmp_path, capsys):
+    fit(tiny_run(accumulate=2, epochs=1), tmp_path / "run")
+    said = capsys.readouterr().out
+    for words in (
+        "96 images (10 classes",
+        "small stem",
+        "1 epoch of 3 steps, 32 images each in 2 pieces",
+        "warning: a batch of 32 is 33%",
+    ):
+        assert words in said
+    assert "estimate: " in said and "MiB" in said and "step 1/3" in said and "images/s" in said and "left" in said
+    loading = said[said.index("from falseneg import Encoder") :].strip().splitlines()
+    scope = {"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}
+    exec("\n".join(loading), scope)
+    assert len(loading) == 3 and scope["features"].shape == (2, 8)
+
+
+class StopAt(fn.InfoNCE):
+    """Sends this process a signal in the middle of a step."""
+
+    def __init__(self, step, number):
+        super().__init__()
+        self._step, self._number = step, number
+
+    def forward(self, contrast, stats, tau, strategy, clock=None):
+        if clock.step == self._step:
+            os.kill(os.getpid(), self._number)
+        return super().forward(contrast, stats, tau, strategy, clock)
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "accumulate"), [(0, signal.SIGINT, 1), (4, signal.SIGTERM, 1), (4, signal.SIGINT, 3)]
+)
+def test_a_signal_saves_and_resume_ends_with_the_same_bits(tmp_path, capsys, step, number, accumulate):
+    options = {"accumulate": accumulate, "evaluate_every": "1 epoch", "checkpoint_every": None}
+    fit(tiny_run(**options, objective=StopAt(-1, number)), tmp_path / "whole")
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        fit(tiny_run(**options, objective=StopAt(step, number)), tmp_path / "parts")
+    assert stopped.value.code == 128 + number and signal.getsignal(number) is before
+    assert f"after step {step + 1} of 9" in capsys.readouterr().out
+    torch.manual_seed(99)  # nothing may depend on what came before
+    run = tiny_run(**options, objective=StopAt(-1, number), method=fn.SimCLR(tiny_encoder(5), support_views=1))
+    fit(run, tmp_path / "parts", resume=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert untimed(tmp_path / "whole") == untimed(tmp_path / "parts")
+    whole, parts = (pq.read_table(tmp_path / name / "flagged.parquet") for name in ("whole", "parts"))
+    assert whole.equals(parts)
+    whole, parts = ((tmp_path / name / "similarities.json").read_text() for name in ("whole", "parts"))
+    assert whole == parts
+
+
+class Whole(fn.NoDetection):
+    """Looks at the embeddings of the whole data set at the start of each epoch."""
+
+    def __init__(self, _seen):
+        super().__init__()
+        self._seen = _seen
+
+    def start_epoch(self, features, clock):
+        self._seen.append((clock.step, features()))
+
+
+def test_detectors_see_the_whole_data_set_once_an_epoch(tmp_path):
+    seen = []
+    options = {"detector": Whole(seen), "checkpoint_every": None}
+    with pytest.raises(SystemExit):
+        fit(tiny_run(**options, objective=StopAt(4, signal.SIGTERM)), tmp_path / "run")
+    fit(tiny_run(**options, objective=StopAt(-1, signal.SIGTERM)), tmp_path / "run", resume=True)
+    assert [step for step, _ in seen] == [0, 3, 6]
+    for _, embeddings in seen:
+        assert embeddings.shape == (96, 128)
+        torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(96))
+    assert not torch.equal(seen[0][1], seen[1][1])
+    fit(tiny_run(checkpoint_every=None, detector=fn.NoDetection()), tmp_path / "plain")
+    assert_same_weights(tmp_path / "run", tmp_path / "plain")
+
+
+def test_a_finished_run_stays_as_it_is(finished):
+    folder, figures = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert fit(tiny_run(), folder, resume=True) == pytest.approx(figures)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_folders(finished, tmp_path):
+    folder, _ = finished
+    with pytest.raises(fn.UserError, match="holds a run already .*--resume .*--out"):
+        fit(tiny_run(), folder)
+    with pytest.raises(fn.UserError, match="holds no run to resume"):
+        fit(tiny_run(), tmp_path / "nothing", resume=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(fn.UserError, match="cannot be made"):
+        fit(tiny_run(), tmp_path / "file")
+
+
+def stopped_run(folder, **options):
+    with pytest.raises(SystemExit):
+        fit(tiny_run(**options, objective=StopAt(1, signal.SIGTERM)), folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 4}, "epochs is '3' there and '4' here"),
+        ({"data": digits(95)}, "is '.*' there and '.*' here"),
+        ({"data": Subset(digits(97), range(1, 97))}, "data is"),
+        ({"detector": fn.SupportSet(top_k=5)}, "detector.top_k is '4' there and '5' here"),
+        ({"optimiser": AdamW(2e-3)}, "optimiser.learning_rate is"),
+        ({"method": fn.SimCLR(tiny_encoder(channels=[8, 8, 8, 16]), support_views=1)}, "encoder.arguments is"),
+        ({"method": fn.SimCLR(tiny_encoder(), head_dim=64, support_views=1)}, "method.head.3.bias is"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration(tmp_path, options, words):
+    stopped_run(tmp_path / "run")
+    whole = (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes()
+    with pytest.raises(fn.UserError, match=words) as error:
+        fit(tiny_run(**{"objective": StopAt(1, signal.SIGTERM), **options}), tmp_path / "run", resume=True)
+    assert "--init-from" in str(error.value)
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes() == whole
+
+
+def test_a_damaged_checkpoint(tmp_path):
+    stopped_run(tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.pt"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(fn.UserError, match="damaged"):
+        fit(tiny_run(objective=StopAt(1, signal.SIGTERM)), tmp_path / "run", resume=True)
+
+
+def test_killed_before_the_first_checkpoint(tmp_path):
+    """Only a folder and half a file of metrics are there: the run starts again."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text('{"seed"')
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"kind": "step", "step": 1}\n{"ki')
+    fit(tiny_run(epochs=1), tmp_path / "run", resume=True)
+    fit(tiny_run(epochs=1), tmp_path / "whole")
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+    assert untimed(tmp_path / "run") == untimed(tmp_path / "whole")
+
+
+def test_killed_after_the_last_step(finished, tmp_path):
+    """The last measurements are made again."""
+    folder, figures = finished
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("run.json", "config.yaml", "flagged.parquet", "similarities.json"):
+        (run / name).write_bytes((folder / name).read_bytes())
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.pt").write_bytes((folder / "checkpoints" / "last.pt").read_bytes())
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
+    again = fit(tiny_run(evaluate_every="1 epoch", keep_every="2 epochs"), run, resume=True)
+    assert {key: again[key] for key in ("knn", "linear")} == {key: figures[key] for key in ("knn", "linear")}
+    assert untimed(run) == untimed(folder)
+
+
+@pytest.mark.parametrize("source", ["run", "run/encoder.safetensors", "run/checkpoints/last.pt"])
+def test_start_from_weights(finished, tmp_path, source):
+    folder, _ = finished
+    seen = {}
+
+    class Look(fn.InfoNCE):
+        def forward(self, *arguments, clock=None):
+            if not seen:
+                seen.update({key: value.clone() for key, value in run.method.state_dict().items()})
+            return super().forward(*arguments)
+
+    run = tiny_run(seed=3, init_from=folder.parent / source, epochs=1, objective=Look())
+    fit(run, tmp_path / "new")
+    trained = weights(folder)
+    assert torch.equal(seen["encoder.backbone.conv1.weight"], trained["encoder.backbone.conv1.weight"])
+    same_head = torch.equal(seen["head.0.weight"], trained["head.0.weight"])
+    assert same_head == ("safetensors" not in source)
+    assert read_metrics(tmp_path / "new")[0]["step"] == 1
+
+
+def test_weights_that_do_not_fit(finished, tmp_path):
+    folder, _ = finished
+    other = fn.SimCLR(tiny_encoder(channels=[8, 8, 8, 16]), support_views=1)
+    for source in (folder, folder / "encoder.safetensors"):
+        with pytest.raises(fn.UserError, match="is .* there and .* here"):
+            fit(tiny_run(method=other, init_from=source), tmp_path / source.name)
+    with pytest.raises(fn.UserError, match="holds no weights"):
+        fit(tiny_run(init_from=tmp_path), tmp_path / "new")
+
+
+def test_not_a_number_stops_with_finite_weights(tmp_path):
+    class Broken(fn.InfoNCE):
+        def forward(self, contrast, stats, tau, strategy, clock=None):
+            losses = super().forward(contrast, stats, tau, strategy, clock)
+            return losses * torch.nan if clock.step == 4 else losses
+
+    with pytest.raises(fn.UserError, match="loss became nan at step 5; lower the learning rate"):
+        fit(tiny_run(objective=Broken()), tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["step"] == 3
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_out_of_memory_is_one_sentence(tmp_path, error):
+    class Hungry(fn.InfoNCE):
+        def forward(self, *arguments):
+            raise error
+
+    with pytest.raises(fn.UserError, match="memory ran out; lower --batch_size, raise --accumulate"):
+        fit(tiny_run(objective=Hungry()), tmp_path / "run")
+
+
+def test_a_real_want_of_memory(tmp_path):
+    class Hungry(fn.InfoNCE):
+        def forward(self, *arguments):
+            return torch.empty(2**60)
+
+    with pytest.raises(fn.UserError, match="memory ran out"):
+        fit(tiny_run(objective=Hungry()), tmp_path / "run")
+
+
+def test_a_bug_keeps_its_traceback(tmp_path):
+    class Wrong(fn.InfoNCE):
+        def forward(self, *arguments):
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        fit(tiny_run(objective=Wrong()), tmp_path / "run")
+
+
+class Unlabelled(ImageSet):
+    """Digits without labels; one of them can be broken."""
+
+    def __init__(self, broken=None):
+        self.inside, self.broken = digits(), broken
+
+    def __len__(self):
+        return len(self.inside)
+
+    def image(self, row):
+        if row == self.broken:
+            raise fn.UserError(f"number {row} is broken")
+        return self.inside.image(row)
+
+
+def test_without_labels_everything_else_works(tmp_path, capsys):
+    figures = fit(tiny_run(data=Unlabelled(), test=None, epochs=2), tmp_path / "run")
+    assert figures.keys() == {"seconds", "seconds_per_epoch", "peak_memory_mib"}
+    assert "without labels" in capsys.readouterr().out
+    step = read_metrics(tmp_path / "run")[0]
+    assert step["share_flagged"] > 0 and "precision" not in step
+    assert "correct" not in pq.read_table(tmp_path / "run" / "flagged.parquet").column_names
+    entry = json.loads((tmp_path / "run" / "similarities.json").read_text())[0]
+    assert sum(entry["flagged"]) < sum(entry["negative"])
+    assert "labels" not in np.load(tmp_path / "run" / "embedding.npz")
+
+
+def test_unreadable_images(tmp_path, capsys):
+    with pytest.raises(fn.UserError, match="number 7 is broken.*--skip_unreadable"):
+        fit(tiny_run(data=Unlabelled(7), test=None), tmp_path / "one")
+    fit(tiny_run(data=Unlabelled(7), test=None, epochs=1, skip_unreadable=True), tmp_path / "two")
+    said = capsys.readouterr().out
+    assert "number 7 is broken" in said and "95 images" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 97}, "batch_size is 97, but there are 96 images"),
+        ({"accumulate": 33}, "accumulate is 33, but a process sees 32 images"),
+        ({"detector": fn.SupportSet(top_k=63)}, "top_k is 63, but an anchor is compared with 62"),
+        ({"detector": fn.Oracle(), "data": Unlabelled(), "test": None}, "Oracle: the data set has no labels"),
+        ({"detector": fn.BatchQuantile()}, "give alpha, or the number of expected classes"),
+        ({"evaluate_every": "1 epoch", "data": Unlabelled(), "test": None}, "evaluate_every needs labelled images"),
+        ({"accelerator": "cuda"}, "cannot train on accelerator 'cuda'"),
+    ],
+)
+def test_impossible_combinations(tmp_path, options, words):
+    if options.get("accelerator") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(fn.UserError, match=words):
+        fit(tiny_run(**options), tmp_path / "run")
+
+
+def test_labels_are_set_aside_where_there_is_no_test_set(tmp_path, capsys):
+    data = digits()
+    data.test_set = lambda: None
+    figures = fit(tiny_run(data=data, test=None, holdout=0.25, epochs=1, batch_size=16), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "labelled images are set aside" in said and "knn" in figures
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["images"] < 80
+
+
+def test_settings_left_open_suit_the_data(tmp_path, capsys):
+    run = tiny_run(epochs=1, batch_size=None, workers=None, detector=fn.SupportSet(), expected_classes=10)
+    fit(run, tmp_path / "run")
+    assert "16 images each" in capsys.readouterr().out
+    assert read_metrics(tmp_path / "run")[0]["share_flagged"] == pytest.approx(0.1, abs=0.03)
+
+
+def test_expected_classes_reach_the_detector(tmp_path):
+    fit(tiny_run(epochs=1, detector=fn.BatchQuantile(), expected_classes=5), tmp_path / "run")
+    line = read_metrics(tmp_path / "run")[0]
+    assert line["share_flagged"] == pytest.approx(0.2, abs=0.02)
+    assert json.loads((tmp_path / "run" / "similarities.json").read_text())[0]["threshold"] is not None
+
+
+def test_a_test_folder_that_lacks_a_class_is_numbered_as_the_training_folder(tmp_path):
+    from PIL import Image
+
+    from falseneg.data import Folder
+    from falseneg.train.prepare import prepare
+
+    for split, classes in (("train", "abc"), ("test", "bc")):
+        for name in classes:
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (8, 8), (number * 40, 0, ord(name))).save(tmp_path / split / name / f"{number}.png")
+    run = tiny_run(data=Folder(tmp_path / "train"), test=Folder(tmp_path / "test"), batch_size=4)
+    prepared = prepare(run, gpu=False, resumed=False, say=lambda _: None)
+    assert prepared.test.labels.tolist() == [1] * 4 + [2] * 4

@@ -1,0 +1,44 @@
+"""What the processes of the tests do: begin a small run, or go on with it."""
+
+import multiprocessing
+import os
+import resource
+import time
+
+import torch
+from train.parts import tiny_run
+
+import falseneg as fn
+from falseneg.train import fit
+
+
+def train(folder, start, options):
+    """Train from the weights in ``start``: a run's network is built before the run sets its seed."""
+    os.setpgrp()
+    # A process of a fork server would start one of its own for its loaders, which takes longer than the training.
+    multiprocessing.set_start_method("fork", force=True)
+    torch.set_num_threads(1)
+    torch.manual_seed(time.time_ns())  # nothing may depend on it
+    run = tiny_run(**options)
+    run.method.load_state_dict(torch.load(start, weights_only=True))
+    fit(run, folder, resume=(folder / "checkpoints").exists())
+
+
+class FillDisk(fn.InfoNCE):
+    """From a step on, the system refuses to let files grow, as it does on a full disk."""
+
+    def __init__(self, step):
+        super().__init__()
+        self._step = step
+
+    def forward(self, contrast, stats, tau, strategy, clock=None):
+        if clock.step == self._step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        return super().forward(contrast, stats, tau, strategy, clock)
+
+
+def train_on_a_full_disk(folder, start, options, answer):
+    try:
+        train(folder, start, {**options, "objective": FillDisk(4)})
+    except fn.UserError as error:
+        answer.send(str(error))
