@@ -31,6 +31,9 @@ def test_support_views_and_attraction():
     loss.backward()
     assert all(torch.isfinite(view.grad).all() and view.grad.abs().sum() > 0 for view in views)
     assert all(view.grad is None for view in support)
+    assert torch.equal(
+        loss, fn.ContrastiveLoss(fn.SupportSet(top_k=2), fn.ATTRACT)(*views, support=torch.stack(support))
+    )
 
 
 def test_levels_of_a_detector_are_averaged():

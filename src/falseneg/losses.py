@@ -93,7 +93,7 @@ class ContrastiveLoss(nn.Module):
         self,
         *views: Tensor,
         sample: Tensor | None = None,
-        support: Sequence[Tensor] | None = None,
+        support: Sequence[Tensor] | Tensor | None = None,
         clock: Clock | None = None,
     ) -> Tensor:
         """The loss, averaged over all anchors of all ranks.
@@ -102,7 +102,7 @@ class ContrastiveLoss(nn.Module):
             views: two or more (B, D), row b of each showing image b; of any length, normalised here.
             sample: (B,) int64 data-set rows of the images, so that repetitions are never negatives of each other;
                 None if every row is another image.
-            support: S times (B, D), further views that only help to detect (FNC).
+            support: S times (B, D), as a list or (S, B, D), further views that only help to detect (FNC).
             clock: where training stands, for detectors with a schedule.
 
         Raises:
@@ -115,11 +115,11 @@ class ContrastiveLoss(nn.Module):
             rank = torch.distributed.get_rank() if world_size() > 1 else 0
             # Far apart, so that no two ranks name one sample, however many rows each has.
             sample = torch.arange(len(views[0]), device=views[0].device) + rank * 2**40
-        embeddings = Embeddings(_unit(views), _unit(support).detach() if support else None, sample)
+        embeddings = Embeddings(_unit(views), None if support is None else _unit(support).detach(), sample)
         loss, _ = self.criterion([contrast_views(embeddings)], clock or Clock(0, 1, 1))
         return loss
 
 
-def _unit(views: Sequence[Tensor]) -> Tensor:
+def _unit(views: Sequence[Tensor] | Tensor) -> Tensor:
     """(B, V, D) unit rows, in at least float32."""
     return normalize(at_least_float32(torch.stack(list(views), dim=1)), dim=-1)

@@ -90,7 +90,7 @@ class Training:
             self.progress.message(f"stopped by a signal; --resume continues from the last checkpoint in {self.folder}")
             raise SystemExit(128 + stop.wanted) from None
         finally:
-            pass
+            end_workers(self.loader)
 
     def _epoch(self, stop: StopRequests) -> None:
         """What is left of the current epoch."""
