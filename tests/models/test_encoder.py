@@ -145,7 +145,7 @@ class Touch:
 def test_files_run_no_code(tmp_path):
     trap = tmp_path / "trap"
     for name in ("weights.pth", "encoder.safetensors"):
-        (tmp_path / name).write_bytes(pickle.dumps(Touch(trap)))
+        (tmp_path / name).write_bytes(pickle.dumps(Touch(trap), protocol=2))
         with pytest.raises(fn.UserError, match="damaged"):
             fn.Encoder("resnet18", weights=tmp_path / name)
         with pytest.raises(fn.UserError, match="damaged"):

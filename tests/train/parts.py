@@ -3,7 +3,7 @@
 import torch
 
 import falseneg as fn
-from falseneg.data import Augmentation, Digits, Subset
+from falseneg.data import Augmentation, Digits, ImageSet, Subset
 from falseneg.train import AdamW, Run
 from falseneg.train.metrics import read_metrics
 
@@ -54,3 +54,18 @@ def assert_same_weights(one, other):
 def untimed(folder):
     timed = ("seconds", "seconds_per_epoch", "images_per_second", "peak_memory_mib")
     return [{key: value for key, value in line.items() if key not in timed} for line in read_metrics(folder)]
+
+
+class Unlabelled(ImageSet):
+    """Digits without labels; one of them can be broken."""
+
+    def __init__(self, broken=None):
+        self.inside, self.broken = digits(), broken
+
+    def __len__(self):
+        return len(self.inside)
+
+    def image(self, row):
+        if row == self.broken:
+            raise fn.UserError(f"number {row} is broken")
+        return self.inside.image(row)

@@ -31,6 +31,13 @@ def test_round_trip_and_kept_copies(tmp_path):
     assert last["step"] == 8 and torch.equal(last["weights"]["x"], torch.arange(3)) and last["nothing"] is None
 
 
+def test_a_run_that_is_killed_between_two_copies_makes_both_again(tmp_path):
+    (tmp_path / "last.pt").mkdir()  # cannot be replaced by a file
+    with pytest.raises(fn.UserError):
+        save_checkpoint(tmp_path, {"step": 7}, 7, keep=True)
+    assert (tmp_path / "step-00000007.pt").is_file()
+
+
 def test_random_states_survive_a_file(tmp_path):
     def draws():
         return torch.rand(2).tolist(), random.random(), random.gauss(0, 1), np.random.rand(2).tolist()
@@ -62,7 +69,7 @@ def test_damaged_and_foreign_files(tmp_path):
         whole[: len(whole) // 2],
         whole[:-30],
         b"text",
-        pickle.dumps(Touch(tmp_path / "trap")),
+        pickle.dumps(Touch(tmp_path / "trap"), protocol=2),
     ):
         path.write_bytes(content)
         with pytest.raises(fn.UserError, match="damaged or no checkpoint") as error:

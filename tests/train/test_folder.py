@@ -12,8 +12,14 @@ def test_a_free_folder_is_taken_once(tmp_path):
     claim(folder, resume=False)
     assert not (tmp_path / "deep").exists()  # a start that fails leaves no trace
     (folder / "checkpoints").mkdir(parents=True)
-    with pytest.raises(fn.UserError, match="holds a run already"):
-        claim(folder, resume=False)
+    (folder / "run.json").write_text("{}")
+    (folder / "metrics.jsonl").touch()
+    claim(folder, resume=False)  # nothing was achieved that could be lost
+    for name in ("metrics.jsonl", "checkpoints/last.pt", "encoder.safetensors"):
+        (folder / name).write_text("x")
+        with pytest.raises(fn.UserError, match="holds a run already"):
+            claim(folder, resume=False)
+        (folder / name).unlink()
     (folder / "checkpoints" / ".last.pt.12.tmp").write_text("half")
     claim(folder, resume=True)
     assert not list((folder / "checkpoints").iterdir())

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 from train.parts import assert_same_weights, tiny_run, untimed
-from train.trainee import train, train_on_a_full_disk
+from train.trainee import train, train_and_signal_all, train_on_a_full_disk
 
 from falseneg.train.checkpoint import load_checkpoint
 
@@ -64,6 +64,17 @@ def whole(begin, tmp_path_factory):
     make(1)  # starts the server, which takes its time
     make.cache_clear()
     return make
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_loaders_outlast_a_signal_to_all(context, start, tmp_path, number):
+    """The step is finished and saved, though the signal went to the loaders too."""
+    folder, options = tmp_path / "run", {"epochs": 6, "workers": 2, "checkpoint_every": None}
+    process = context.Process(target=train_and_signal_all, args=(folder, start, options, number))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 128 + number
+    assert load_checkpoint(folder / "checkpoints" / "last.pt")["step"] == 5
 
 
 def test_full_disk(context, start, tmp_path):

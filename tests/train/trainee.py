@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import subprocess
 import time
 
 import torch
@@ -22,6 +23,25 @@ def train(folder, start, options):
     run = tiny_run(**options)
     run.method.load_state_dict(torch.load(start, weights_only=True))
     fit(run, folder, resume=(folder / "checkpoints").exists())
+
+
+class SignalAll(fn.InfoNCE):
+    """At a step, sends a signal to this process and its loaders, as a terminal or a batch system does."""
+
+    def __init__(self, step, number):
+        super().__init__()
+        self._step, self._number = step, number
+
+    def forward(self, contrast, stats, tau, strategy, clock=None):
+        if clock.step == self._step:
+            # From outside: a signal from their parent means something else to loaders.
+            subprocess.run(["kill", f"-{self._number:d}", "--", f"-{os.getpgrp()}"], start_new_session=True)
+            time.sleep(0.2)  # so that a loader that would die is dead before the step is done
+        return super().forward(contrast, stats, tau, strategy, clock)
+
+
+def train_and_signal_all(folder, start, options, number):
+    train(folder, start, {**options, "objective": SignalAll(4, number)})
 
 
 class FillDisk(fn.InfoNCE):

@@ -22,6 +22,7 @@ CHECKPOINTS = "checkpoints"
 ENCODER = "encoder.safetensors"
 ABOUT = "run.json"
 _OF_A_RUN = (ABOUT, "config.yaml", FILE, CHECKPOINTS, ENCODER)
+_WORTH_KEEPING = (FILE, f"{CHECKPOINTS}/last.pt", ENCODER)
 
 
 def claim(folder: Path, resume: bool) -> None:
@@ -30,14 +31,15 @@ def claim(folder: Path, resume: bool) -> None:
     Raises:
         UserError: it holds another run, or none, or cannot be made or written.
     """
-    used = [name for name in _OF_A_RUN if (folder / name).exists()]
-    if resume and not used:
+    if resume and not any((folder / name).exists() for name in _OF_A_RUN):
         raise UserError(
             f"{folder} holds no run to resume; leave --resume out to start one there, or name another folder"
         )
-    if used and not resume:
+    # A run that ended before its first step, for want of memory for instance, is in nobody's way.
+    kept = [name for name in _WORTH_KEEPING if (folder / name).is_file() and (folder / name).stat().st_size]
+    if kept and not resume:
         raise UserError(
-            f"{folder} holds a run already ({used[0]}); add --resume to continue it, or choose another folder with --out"
+            f"{folder} holds a run already ({kept[0]}); add --resume to continue it, or choose another folder with --out"
         )
     # Nothing is made before the data and the options have been looked at: a start that fails leaves no trace.
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())

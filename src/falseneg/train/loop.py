@@ -17,7 +17,7 @@ from falseneg.data.loader import EpochSampler
 from falseneg.errors import UserError
 from falseneg.losses import Judged
 from falseneg.methods.base import Method, Views
-from falseneg.train.checkpoint import LAST, load_module, random_states, restore_random_states, save_checkpoint
+from falseneg.train.checkpoint import load_module, random_states, restore_random_states, save_checkpoint
 from falseneg.train.folder import CHECKPOINTS
 from falseneg.train.guards import StopRequests, end_workers, lost_loader
 from falseneg.train.metrics import Meter, Metrics, over_ranks
@@ -165,7 +165,7 @@ class Training:
             self._due(self.run.evaluate_every, self.clock.step - self.clock.steps_per_epoch)
             and self.metrics is not None
         ):
-            figures["knn"] = self.knn()
+            figures |= self.accuracy()
         if self.metrics is not None:
             if epoch in self.recorded:
                 self.recorder.end_epoch(epoch)
@@ -192,13 +192,16 @@ class Training:
             )
             raise SystemExit(128 + wanted)
 
-    def knn(self) -> float:
-        """Accuracy of the nearest neighbours among the training images, on the test images."""
-        from falseneg.evaluation import knn_accuracy
+    def accuracy(self) -> dict[str, float]:
+        """What frozen features are worth at this moment: kNN, and the linear probe if it is asked for."""
+        from falseneg.evaluation import knn_accuracy, linear_accuracy
 
         assert self.data.test is not None
-        (train, train_labels), (test, test_labels) = map(self._features, (self.data.train, self.data.test))
-        return knn_accuracy(train, train_labels, test, test_labels)
+        features = *self._features(self.data.train), *self._features(self.data.test)
+        figures = {"knn": knn_accuracy(*features)}
+        if self.run.evaluate_linear:
+            figures["linear"] = linear_accuracy(*features)
+        return figures
 
     def _features(self, images: ImageSet) -> tuple[Tensor, Tensor]:
         """Features and labels of the images that have a label."""
@@ -262,10 +265,6 @@ class Training:
         self.recorder.load_state(state["recorder"])
         self.seconds, self.window_seconds, self.epoch_seconds = state["seconds"]
         self.clock = replace(self.clock, step=state["step"])
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / CHECKPOINTS / LAST
 
 
 class _Embedding(nn.Module):

@@ -124,6 +124,8 @@ def describe(figures: Mapping[str, Any], seconds_left: float | None = None) -> s
         words.append(f"loss {figures['loss']:.4f}")
     if figures.get("knn") is not None:
         words.append(f"kNN {figures['knn']:.1%}")
+    if figures.get("linear") is not None:
+        words.append(f"linear {figures['linear']:.1%}")
     if figures.get("share_flagged"):
         words.append(f"flagged {figures['share_flagged']:.1%}")
     if figures.get("precision") is not None:

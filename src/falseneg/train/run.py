@@ -61,6 +61,7 @@ class Run:
         keep_every: duration after which a checkpoint is also kept as step-NNNNNNNN.pt; None keeps only the last.
         evaluate_every: duration after which kNN accuracy is measured during training, for which labels are needed; None
             measures only at the end.
+        evaluate_linear: measure the linear probe, too, whenever kNN accuracy is measured during training.
         log_every: optimiser steps from one logged line to the next.
         expected_classes: how many classes to expect in the data: sets what a detector leaves open, such as its share of
             flagged negatives (1 / classes).
@@ -95,6 +96,7 @@ class Run:
     checkpoint_every: str | None = "1 epoch"
     keep_every: str | None = None
     evaluate_every: str | None = None
+    evaluate_linear: bool = False
     log_every: int = 10
     expected_classes: int | None = None
     skip_unreadable: bool = False
