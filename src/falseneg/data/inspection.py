@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from falseneg.data.image_set import ImageSet, Subset
+from falseneg.data.loader import worker_options
 from falseneg.errors import UserError
 
 Progress = Callable[[str, int, int], None]
@@ -143,9 +144,7 @@ class _Scan(Dataset[Finding]):
 
 
 def _scan(image_set: ImageSet, rows: np.ndarray, workers: int, progress: Progress | None) -> Iterator[Finding]:
-    loader = DataLoader(
-        _Scan(image_set, rows), _CHUNK, num_workers=workers, collate_fn=list, generator=torch.Generator()
-    )
+    loader = DataLoader(_Scan(image_set, rows), _CHUNK, collate_fn=list, **worker_options(workers))
     done = 0
     for findings in loader:
         yield from findings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -174,6 +175,20 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             yield [(epoch, row) for row in images[self.rank :: self.world].tolist()]
 
 
+def worker_options(workers: int) -> dict[str, Any]:
+    """Arguments of a `DataLoader` that loads with this many processes.
+
+    On Linux they are forked, in a process of a fork server too: there they would otherwise each import everything
+    anew. A generator of its own keeps the loader from moving the global one.
+    """
+    forked = workers and sys.platform == "linux"
+    return {
+        "num_workers": workers,
+        "multiprocessing_context": "fork" if forked else None,
+        "generator": torch.Generator(),
+    }
+
+
 class ViewLoader(DataLoader):
     """A `DataLoader` of `Views` that raises a worker's `UserError` as that one sentence. Made by `view_loader`."""
 
@@ -213,9 +228,8 @@ def view_loader(
     return ViewLoader(
         view_set,
         batch_sampler=sampler,
-        num_workers=workers,
+        **worker_options(workers),
         collate_fn=collate,
         pin_memory=torch.device(device).type == "cuda",
-        generator=torch.Generator(),
         **options,
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from falseneg.data.loader import worker_options
 from falseneg.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ def extract_features(
     loader = DataLoader(
         _EvaluationViews(image_set, size),
         batch_size=batch_size,
-        num_workers=workers,
-        generator=torch.Generator(),  # without it the loader draws from, and so moves, the global generator
+        **worker_options(workers),
     )
     features: Tensor | None = None
     done = 0

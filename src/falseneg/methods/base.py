@@ -73,11 +73,18 @@ class Method(nn.Module):
     encoder: nn.Module
     """The part that is evaluated and exported: images to features."""
 
+    views: int = 2
+    """How many main views of each image the method wants."""
+
     support_views: int = 0
     """How many support views of each image the method wants."""
 
     def encode(self, views: Views) -> Embeddings:
-        """Embed a batch, or a piece of one: apart from `contrasts`, so that a gradient cache can run it in pieces."""
+        """Embed a batch, or a piece of one: apart from `contrasts`, so that a gradient cache can run it in pieces.
+
+        The main views come first, and do not depend on the support views: the cache encodes only what has a gradient
+        a second time, with the same random draws.
+        """
         raise NotImplementedError
 
     def contrasts(self, embeddings: Embeddings) -> list[Contrast]:

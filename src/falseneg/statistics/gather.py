@@ -49,7 +49,7 @@ def global_mean(losses: Tensor) -> Tensor:
         return losses.mean()
     count = torch.tensor(len(losses), device=losses.device)
     dist.all_reduce(count)
-    return losses.sum() * (world_size() / count)
+    return losses.sum() * world_size() / count
 
 
 class _GatherRows(torch.autograd.Function):

@@ -27,7 +27,7 @@ from falseneg.losses import Criterion
 from falseneg.train.checkpoint import fingerprint, settings_of
 from falseneg.train.defaults import Circumstances, typical_side, usual_batch_size, usual_epochs, usual_image_size
 from falseneg.train.guards import outlast_signals
-from falseneg.train.run import Run, main_views
+from falseneg.train.run import Run
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -154,7 +154,7 @@ def views_of(run: Run, prepared: Prepared) -> ViewSet:
     """The random views of the training images."""
     main = run.augmentation.for_size(prepared.size)
     support = (run.support_augmentation or run.augmentation).for_size(prepared.size)
-    return ViewSet(prepared.train, main, main_views(run.method), run.seed, support, run.method.support_views)
+    return ViewSet(prepared.train, main, run.method.views, run.seed, support, run.method.support_views)
 
 
 def loader_of(run: Run, prepared: Prepared, fabric: Fabric) -> tuple[ViewLoader, EpochSampler]:

@@ -155,7 +155,7 @@ class Run:
     def _check_views(self) -> None:
         """Let the method compare a few made-up embeddings, and see whether it offers what the detector looks at."""
         method = self.method
-        main = torch.nn.functional.normalize(torch.ones(2, main_views(method), 2), dim=-1)
+        main = torch.nn.functional.normalize(torch.ones(2, method.views, 2), dim=-1)
         support = main[:, :1].expand(2, method.support_views, 2) if method.support_views else None
         for contrast in method.contrasts(Embeddings(main, support, torch.arange(2))):
             for part in self.detector.modules():
@@ -164,11 +164,6 @@ class Run:
                     contrast.columns(getattr(part, "part", None))
                 except ValueError as error:
                     raise UserError(f"{type(part).__name__}: {error}") from None
-
-
-def main_views(method: Method) -> int:
-    """How many main views of each image the method wants; 2 unless it says otherwise."""
-    return int(getattr(method, "views", 2))
 
 
 def _choose(name: str, given: Any, allowed: Sequence[str]) -> None:
