@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -76,10 +77,19 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
+@contextlib.contextmanager
+def killed_at_last(process):
+    """Leaving ``Popen`` waits for the process: a failed test must not wait for ever."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_runs_are_saved_and_end_when_the_comparison_does(number, tmp_path):
     command = [sys.executable, "-c", CODE.format(here=str(Path(__file__).parent)), str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process, killed_at_last(process):
         wait_for(lambda: all((tmp_path / name / "checkpoints" / "last.pt").exists() for name in "01"))
         if number == signal.SIGINT:
             os.killpg(process.pid, number)  # as a terminal does: to the whole group
