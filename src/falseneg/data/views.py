@@ -15,9 +15,8 @@ from torch import Tensor
 
 from falseneg.data.colour import gaussian_blur, jitter
 from falseneg.errors import UserError
+from falseneg.models.encoder import SMALL_IMAGE
 
-SMALL_IMAGE = 64
-"""Pixels: images up to this side are not blurred, and are not cropped for evaluation."""
 _CROP_TRIALS = 10
 _CROP_DRAWS = 2 * _CROP_TRIALS + 2
 _OTHER_DRAWS = 17

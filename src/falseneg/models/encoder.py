@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from falseneg.errors import UserError
 
 SMALL_IMAGE = 64
-"""Up to this side, in pixels, a ResNet starts with one 3 × 3 convolution: its usual stem would shrink images to a quarter."""
+"""Up to this side, in pixels, images are small: not blurred, and not cropped for evaluation; and a ResNet starts with
+one 3 × 3 convolution, for its usual stem would shrink them to a quarter."""
 
 _OURS = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "num_classes", "in_chans"}
 _ABOUT = "falseneg.encoder"
@@ -225,15 +226,21 @@ def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     # Files from before 2018 do not count batches.
     counts = {key: value for key, value in module.state_dict().items() if key.endswith("num_batches_tracked")}
     state = {**counts, **state}
-    own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    given = {key: tuple(value.shape) for key, value in state.items()}
-    if own != given:
-        wrong = next(key for key in sorted({*own, *given}) if own.get(key) != given.get(key))
+    if (difference := first_difference(module, state)) is not None:
         raise UserError(
-            f"the weights in {source} are of another model: {wrong} is {given.get(wrong, 'missing')} there and "
-            f"{own.get(wrong, 'missing')} here; give the same name, arguments and stem"
+            f"the weights in {source} are of another model: {difference}; give the same name, arguments and stem"
         )
     module.load_state_dict(state)
+
+
+def first_difference(module: nn.Module, state: Mapping[str, Any]) -> str | None:
+    """The first name whose shape differs between a state and the module it is for, in words; None if all are equal."""
+    own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    for key in sorted({*own, *given}):
+        if own.get(key) != given.get(key):
+            return f"{key} is {given.get(key, 'missing')} there and {own.get(key, 'missing')} here"
+    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from torch import nn
 from falseneg.clock import Duration
 from falseneg.errors import UserError
 from falseneg.files import replacing
+from falseneg.models.encoder import first_difference
 
 FORMAT = 1
 LAST = "last.pt"
@@ -64,13 +65,10 @@ def load_module(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
     Raises:
         UserError: names or shapes differ; nothing has been loaded then.
     """
-    own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    given = {key: tuple(value.shape) for key, value in state.items()}
-    if own != given:
-        wrong = next(key for key in sorted({*own, *given}) if own.get(key) != given.get(key))
+    if (difference := first_difference(module, state)) is not None:
         raise UserError(
-            f"the checkpoint is of another configuration: {what}.{wrong} is {given.get(wrong, 'missing')} there and "
-            f"{own.get(wrong, 'missing')} here; give the same options, or start a new run with --init-from"
+            f"the checkpoint is of another configuration: {what}.{difference}; "
+            "give the same options, or start a new run with --init-from"
         )
     module.load_state_dict(state)
 

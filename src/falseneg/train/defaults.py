@@ -28,12 +28,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from falseneg.errors import UserError
+from falseneg.models.encoder import SMALL_IMAGE
 
 if TYPE_CHECKING:
     from falseneg.data import ImageSet
 
-SMALL = 64
-"""Images of up to this side, in pixels, are used as they are."""
 LOOKS = 64
 """How many images are opened to see how large they are."""
 
@@ -89,7 +88,7 @@ def complete(configuration: Mapping[str, Any], circumstances: Circumstances) -> 
         _fill(result, f"{ENCODER}.arguments", {"channels": [32, 64, 128, 256]})
     for augmentation in ("augmentation", "support_augmentation"):
         _fill(result, f"{augmentation}.size", size)
-        _fill(result, f"{augmentation}.blur", 0.0 if size <= SMALL else 0.5)
+        _fill(result, f"{augmentation}.blur", 0.0 if size <= SMALL_IMAGE else 0.5)
     _fill(result, "batch_size", usual_batch_size(circumstances))
     _fill(result, "epochs", usual_epochs(circumstances))
     _fill(result, "workers", 0 if circumstances.side <= 16 else max(0, min(circumstances.cores - 1, 8)))
@@ -98,14 +97,14 @@ def complete(configuration: Mapping[str, Any], circumstances: Circumstances) -> 
 
 def usual_image_size(circumstances: Circumstances) -> int:
     """Side of the views and of what the encoder sees, in pixels."""
-    if circumstances.side <= SMALL:
+    if circumstances.side <= SMALL_IMAGE:
         return max(8, circumstances.side // 4 * 4)
     return min(circumstances.side // 32 * 32, 224 if circumstances.gpu else 96)
 
 
 def usual_batch_size(circumstances: Circumstances) -> int:
     """Images in an optimiser step."""
-    most = 512 if circumstances.gpu and circumstances.side <= SMALL else 256
+    most = 512 if circumstances.gpu and circumstances.side <= SMALL_IMAGE else 256
     power = 2 ** max(0, (circumstances.images // 8).bit_length() - 1)
     return max(2, min(max(16, power), most, circumstances.images // 2))
 
