@@ -27,7 +27,7 @@ for epoch in range(EPOCHS):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        method.after_step()
+        method.after_step(clock)
         for contrast, rule, _ in judged:  # labels measure; they never train
             found.add(fn.confusion(contrast, rule, images.labels))
     print(f"epoch {epoch + 1}: loss {loss.item():.2f}, precision {found.precision:.2f} (chance {found.chance:.2f})")

@@ -75,6 +75,7 @@ class Contrast:
         spaces: other similarities to detect in, by name.
         parts: ranges of columns by name ("batch", "bank"); a detector may look in one of them only.
         weight: the weight of this direction in the loss.
+        denominator: the part of the candidates that is pushed away; None for all of them. Others can only be attracted.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Contrast:
     spaces: Mapping[str, Space] = field(default_factory=dict)
     parts: Mapping[str, slice] = field(default_factory=dict)
     weight: float = 1.0
+    denominator: str | None = None
 
     def space(self, name: str | None) -> Space | None:
         """The space of that name; None for the contrast's own similarity.

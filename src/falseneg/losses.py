@@ -12,6 +12,7 @@ from falseneg.clock import Clock
 from falseneg.contrast import Contrast
 from falseneg.detectors import Detector, NoDetection
 from falseneg.errors import UserError
+from falseneg.facts import Facts
 from falseneg.methods.base import Embeddings
 from falseneg.methods.simclr import contrast_views
 from falseneg.objectives import InfoNCE, Objective
@@ -45,6 +46,20 @@ class Criterion(nn.Module):
         self.objective = objective or InfoNCE()
         self.temperature = temperature if isinstance(temperature, Temperature) else FixedTemperature(temperature)
 
+    def prepare(self, facts: Facts) -> None:
+        """Tell the parts about the data, once, before training.
+
+        Raises:
+            UserError: one of them cannot work with these data.
+        """
+        for part in (self.detector, self.objective, self.temperature):
+            try:
+                part.prepare(facts)
+            except UserError:
+                raise
+            except ValueError as error:
+                raise UserError(f"{type(part).__name__}: {error}") from error
+
     def forward(self, contrasts: Sequence[Contrast], clock: Clock) -> tuple[Tensor, list[Judged]]:
         """The loss of one step, averaged over the anchors of all ranks, and what was flagged on the way.
 
@@ -55,9 +70,10 @@ class Criterion(nn.Module):
         for contrast in contrasts:
             tau = self.temperature(contrast)
             rules = self.detector.flag(contrast, clock)
-            levels = rules if isinstance(rules, tuple) else (rules,)
-            for rule in levels:
-                stats = negative_stats(contrast, tau, rule, self.strategy)
+            rules = rules if isinstance(rules, tuple) else (rules,)
+            levels = [negative_stats(contrast, tau, rule, self.strategy) for rule in rules]
+            self.objective.observe(contrast, levels, tau, self.strategy, clock)
+            for rule, stats in zip(rules, levels, strict=True):
                 losses = self.objective(contrast, stats, tau, self.strategy, clock)
                 loss = loss + contrast.weight / len(levels) * global_mean(losses)
                 judged.append((contrast, rule, stats))

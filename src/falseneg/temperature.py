@@ -10,10 +10,18 @@ from torch import Tensor, nn
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast
 from falseneg.errors import UserError
+from falseneg.facts import Facts
 
 
 class Temperature(nn.Module):
     """Gives the temperature of each anchor. Open."""
+
+    def prepare(self, facts: Facts) -> None:
+        """Called once before training: make room for what is kept for each sample.
+
+        Raises:
+            ValueError: the temperature cannot work with these facts.
+        """
 
     def forward(self, contrast: Contrast) -> Tensor:
         """() or (N,) positive temperatures of a contrast's anchors."""

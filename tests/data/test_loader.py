@@ -29,7 +29,9 @@ def digits():
 
 def by_row(loader):
     return {
-        int(row): views for batch in loader for row, *views in zip(batch.sample, batch.main, batch.support, strict=True)
+        int(row): views
+        for batch in loader
+        for row, *views in zip(batch.sample, batch.main, batch.support[0], strict=True)
     }
 
 
@@ -71,8 +73,8 @@ def test_more_views_change_neither_the_first_nor_the_support_views(digits):
 
 def test_support_views_are_other_views_even_with_the_same_augmentation(digits):
     sample = ViewSet(digits, RICH, views=2, support_views=2)[0, 3]
-    assert sample.support.shape == (2, 3, 12, 12)
-    assert len({view.numpy().tobytes() for view in [*sample.main, *sample.support]}) == 4
+    assert sample.support[0].shape == (2, 3, 12, 12)
+    assert len({view.numpy().tobytes() for view in [*sample.main, *sample.support[0]]}) == 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -132,13 +134,13 @@ def test_batch_is_uint8_views_of_images_of_any_size(tmp_path, encode, picture):
     sampler = EpochSampler(3, 3)
     (batch,) = view_loader(ViewSet(Folder(str(tmp_path)), Augmentation(16), views=3), sampler)
     assert isinstance(batch, Views) and batch.main.shape == (3, 3, 3, 16, 16) and batch.main.dtype == torch.uint8
-    assert batch.support is None and batch.sample.dtype == torch.int64 and sorted(batch.sample.tolist()) == [0, 1, 2]
+    assert batch.support == () and batch.sample.dtype == torch.int64 and sorted(batch.sample.tolist()) == [0, 1, 2]
 
 
 def test_collate_keeps_the_order(digits):
     view_set = ViewSet(digits, RICH, support_augmentation=Augmentation(8), support_views=1)
     batch = collate([view_set[0, row] for row in (7, 2)])
-    assert batch.sample.tolist() == [7, 2] and batch.support.shape == (2, 1, 3, 8, 8)
+    assert batch.sample.tolist() == [7, 2] and batch.support[0].shape == (2, 1, 3, 8, 8)
     assert torch.equal(batch.main[1], view_set[0, 2].main)
 
 

@@ -13,8 +13,8 @@ def encoder():
 def views_of(images, views, support):
     draw = torch.Generator().manual_seed(2)
     main = torch.randint(0, 256, (images, views, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    further = torch.randint(0, 256, (images, support, 3, 8, 8), generator=draw, dtype=torch.uint8) if support else None
-    return fn.Views(main, further, torch.arange(10, 10 + images))
+    further = torch.randint(0, 256, (images, support, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    return fn.Views(main, (further,) if support else (), torch.arange(10, 10 + images))
 
 
 @pytest.mark.parametrize("views", [2, 3])

@@ -9,8 +9,8 @@ from falseneg.train.estimate import PASSING, estimate
 
 def views_of(images, size=8, support=0):
     main = torch.randint(0, 256, (images, 2, 3, size, size), dtype=torch.uint8)
-    further = torch.randint(0, 256, (images, support, 3, size, size), dtype=torch.uint8) if support else None
-    return Views(main, further, torch.arange(images))
+    further = torch.randint(0, 256, (images, support, 3, size, size), dtype=torch.uint8)
+    return Views(main, (further,) if support else (), torch.arange(images))
 
 
 def test_nothing_is_changed():

@@ -36,8 +36,8 @@ def learner_of(dropout=False, batch_norm=False, precision="32-true", dtype=torch
 def views_of(images=7, views=2, support=0, seed=3):
     draw = torch.Generator().manual_seed(seed)
     main = torch.randint(0, 256, (images, views, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    further = torch.randint(0, 256, (images, support, 3, 8, 8), generator=draw, dtype=torch.uint8) if support else None
-    return Views(main, further, torch.arange(images))
+    further = torch.randint(0, 256, (images, support, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    return Views(main, (further,) if support else (), torch.arange(images))
 
 
 def gradients(learner):
@@ -118,7 +118,7 @@ def test_support_views_that_only_detect_are_encoded_once(monkeypatch):
     learner, views = learner_of(support_views=2), views_of(support=2)
     seen = []
     encode = learner.method.encode
-    monkeypatch.setattr(learner.method, "encode", lambda piece: seen.append(piece.support is not None) or encode(piece))
+    monkeypatch.setattr(learner.method, "encode", lambda piece: seen.append(bool(piece.support)) or encode(piece))
     training_step(learner, views, CLOCK, 3)
     assert seen == [True] * 3 + [False] * 3
 

@@ -26,12 +26,12 @@ class ViewSample(NamedTuple):
 
     Attributes:
         main: (V, 3, H, W) uint8.
-        support: (S, 3, H', W') uint8, or None.
+        support: groups of one size each, (S', 3, H', W') uint8; () for none.
         row: the data-set row.
     """
 
     main: Tensor
-    support: Tensor | None
+    support: tuple[Tensor, ...]
     row: int
 
 
@@ -90,7 +90,7 @@ class ViewSet(Dataset[ViewSample]):
             ]
         finally:
             torch.set_rng_state(state)
-        return ViewSample(torch.stack(main), torch.stack(support) if support else None, row)
+        return ViewSample(torch.stack(main), (torch.stack(support),) if support else (), row)
 
     def _view(self, augmentation: Callable[[Tensor], Tensor], image: Tensor, epoch: int, row: int, view: int) -> Tensor:
         _seed(view_generator_seed(self.seed, epoch, row, view))
@@ -116,7 +116,7 @@ def collate(samples: list[ViewSample] | UserError) -> Views | UserError:
     main, support, rows = zip(*samples, strict=True)
     return Views(
         torch.stack(main),
-        None if support[0] is None else torch.stack(support),
+        tuple(torch.stack(group) for group in zip(*support, strict=True)),
         torch.tensor(rows, dtype=torch.int64),
     )
 

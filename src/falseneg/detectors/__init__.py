@@ -1,6 +1,6 @@
 """Which negatives are suspected to be false: one file each."""
 
-from falseneg.detectors.base import Detector, Facts, Rules
+from falseneg.detectors.base import Detector, Rules
 from falseneg.detectors.combine import AllOf, AnyOf, StartAt
 from falseneg.detectors.neighbours import Neighbours
 from falseneg.detectors.oracle import Oracle
@@ -12,7 +12,6 @@ __all__ = [
     "AnyOf",
     "BatchQuantile",
     "Detector",
-    "Facts",
     "FixedThreshold",
     "Neighbours",
     "NoDetection",

@@ -1,34 +1,17 @@
-"""What a detector is, and what it is told before training."""
+"""What a detector is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast
+from falseneg.facts import Facts
 from falseneg.rules import PairRule
 
 Rules = PairRule | tuple[PairRule, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Facts:
-    """What is known before training starts.
-
-    Attributes:
-        rows: the number of images in the data set.
-        negatives: candidates of other images that an anchor is compared with in one step.
-        labels: (rows,) int64, or None. Only the `Oracle` may read them.
-        classes: how many classes the user expects in the data, or None.
-    """
-
-    rows: int
-    negatives: int
-    labels: Tensor | None = None
-    classes: int | None = None
 
 
 class Detector(nn.Module):
@@ -55,3 +38,10 @@ class Detector(nn.Module):
         A tuple is a list of levels: the step averages their losses.
         """
         raise NotImplementedError
+
+    def per_sample(self) -> Mapping[str, Tensor]:
+        """What is held of each data-set row at the moment, by name, for metrics and the report; each (rows,).
+
+        Floating point for a number (NaN where there is none yet), int64 for the number of a group (−1 for none).
+        """
+        return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import and_, or_
 
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from falseneg.clock import Clock, Duration
 from falseneg.contrast import Contrast
-from falseneg.detectors.base import Detector, Facts, Rules
+from falseneg.detectors.base import Detector, Rules
 from falseneg.errors import UserError
+from falseneg.facts import Facts
 from falseneg.rules import NoPairs, PairRule
 
 
@@ -31,6 +32,13 @@ class _Wrapper(Detector):
     def start_epoch(self, features: Callable[[], Tensor], clock: Clock) -> None:
         for detector in self._inner():
             detector.start_epoch(features, clock)
+
+    def per_sample(self) -> Mapping[str, Tensor]:
+        held: dict[str, Tensor] = {}
+        for place, detector in enumerate(self._inner(), start=1):
+            for name, values in detector.per_sample().items():
+                held[name if name not in held else f"{name} {place}"] = values
+        return held
 
     def _inner(self) -> list[Detector]:
         return list(self.detectors)  # type: ignore[arg-type]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast
-from falseneg.detectors.base import Detector, Facts
+from falseneg.detectors.base import Detector
 from falseneg.errors import UserError
+from falseneg.facts import Facts
 from falseneg.rules import Listed, PairRule
 
 

@@ -6,9 +6,10 @@ import torch
 
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast
-from falseneg.detectors.base import Detector, Facts
+from falseneg.detectors.base import Detector
 from falseneg.detectors.threshold import check_cosine, check_share
 from falseneg.errors import UserError
+from falseneg.facts import Facts
 from falseneg.rules import AboveThreshold, PairRule
 from falseneg.statistics.scan import columns_rule, top_k
 

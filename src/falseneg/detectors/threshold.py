@@ -6,8 +6,9 @@ import torch
 
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast
-from falseneg.detectors.base import Detector, Facts
+from falseneg.detectors.base import Detector
 from falseneg.errors import UserError
+from falseneg.facts import Facts
 from falseneg.rules import AboveThreshold, NoPairs, PairRule
 from falseneg.statistics.scan import columns_rule, row_quantile
 

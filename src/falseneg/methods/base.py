@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from falseneg.clock import Clock
 from falseneg.contrast import Contrast
 
 
@@ -16,12 +18,12 @@ class Views:
 
     Attributes:
         main: (B, V, 3, H, W) uint8 views that are compared.
-        support: (B, S, 3, H', W') uint8 further views that only help to detect, or None.
+        support: further views, in groups of one size each: (B, S', 3, H', W') uint8; () for none.
         sample: (B,) int64 data-set rows of the images.
     """
 
     main: Tensor
-    support: Tensor | None
+    support: tuple[Tensor, ...]
     sample: Tensor
 
     def __len__(self) -> int:
@@ -29,17 +31,16 @@ class Views:
 
     def __getitem__(self, images: slice) -> Views:
         """Some of the images of the batch."""
-        return Views(self.main[images], None if self.support is None else self.support[images], self.sample[images])
+        return Views(self.main[images], tuple(group[images] for group in self.support), self.sample[images])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Views:
-        support = None if self.support is None else self.support.to(device, non_blocking=non_blocking)
-        return Views(
-            self.main.to(device, non_blocking=non_blocking), support, self.sample.to(device, non_blocking=non_blocking)
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Views:
-        support = None if self.support is None else self.support.pin_memory()
-        return Views(self.main.pin_memory(), support, self.sample.pin_memory())
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Views:
+        return Views(change(self.main), tuple(change(group) for group in self.support), change(self.sample))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,20 +51,24 @@ class Embeddings:
         main: (B, V, D) with gradient.
         support: (B, S, D), or None; with gradient only if the method uses the support views as positives.
         sample: (B,) int64 data-set rows.
+        keys: (B, V, D) the main views as a momentum encoder sees them, without gradient; None without such an encoder.
     """
 
     main: Tensor
     support: Tensor | None
     sample: Tensor
+    keys: Tensor | None = None
 
     @staticmethod
     def cat(pieces: list[Embeddings]) -> Embeddings:
         """One batch from pieces of it."""
         supports = [piece.support for piece in pieces if piece.support is not None]
+        keys = [piece.keys for piece in pieces if piece.keys is not None]
         return Embeddings(
             torch.cat([piece.main for piece in pieces]),
             torch.cat(supports) if supports else None,
             torch.cat([piece.sample for piece in pieces]),
+            torch.cat(keys) if keys else None,
         )
 
 
@@ -79,12 +84,19 @@ class Method(nn.Module):
     support_views: int = 0
     """How many support views of each image the method wants."""
 
+    contrast_names: tuple[str, ...] = ("views",)
+    """The names of the contrasts of a step."""
+
     def encode(self, views: Views) -> Embeddings:
         """Embed a batch, or a piece of one: apart from `contrasts`, so that a gradient cache can run it in pieces.
 
         The main views come first, and do not depend on the support views: the cache encodes only what has a gradient
         a second time, with the same random draws.
         """
+        raise NotImplementedError
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) images to (B, D) unit rows, without gradient: the embedding in which images are candidates."""
         raise NotImplementedError
 
     def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
@@ -95,5 +107,5 @@ class Method(nn.Module):
         """Candidates of other images for each anchor, when a step sees this many images over all ranks."""
         raise NotImplementedError
 
-    def after_step(self) -> None:
+    def after_step(self, clock: Clock) -> None:
         """Called after each optimiser step: momentum update, enqueue."""

@@ -56,10 +56,15 @@ class SimCLR(Method):
 
     def encode(self, views: Views) -> Embeddings:
         main = self._embed(views.main)
-        if views.support is None:
+        if not views.support:
             return Embeddings(main, None, views.sample)
         with torch.set_grad_enabled(self.support_as_positives and torch.is_grad_enabled()):
-            return Embeddings(main, self._embed(views.support), views.sample)
+            support = torch.cat([self._embed(group) for group in views.support], dim=1)
+        return Embeddings(main, support, views.sample)
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        return self._embed(images[:, None])[:, 0]
 
     def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
         return [contrast_views(embeddings, self.support_as_positives)]

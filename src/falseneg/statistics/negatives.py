@@ -11,6 +11,7 @@ from falseneg.contrast import Contrast
 from falseneg.errors import UserError
 from falseneg.rules import PairRule
 from falseneg.statistics.dense import DenseSweep
+from falseneg.statistics.pairs import Totals
 from falseneg.statistics.tiled import TiledSweep
 from falseneg.strategy import Strategy
 
@@ -21,8 +22,8 @@ DENSE_PAIRS = 2**20
 class Sweep(Protocol):
     """One way of visiting all pairs (anchor, candidate); a backend."""
 
-    def totals(self, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """log_sum at scale · s/tau, flagged_sim (both with gradient), count and flagged; each (N,)."""
+    def totals(self, scale: float) -> Totals:
+        """The totals with log_sum at scale · s/tau; it and flagged_sim with gradient."""
         ...
 
     def over_flagged(self, log_rest: Tensor) -> Tensor:
@@ -39,9 +40,10 @@ class NegativeStats:
             and 1 elsewhere; with gradient; −inf where nothing has weight. *Not* renormalised, so that parts of a row
             merge by logaddexp.
         flagged_sim: the sum of the cosines of the flagged negatives; with gradient.
-        count: int64, negatives before flagging.
+        count: int64, negatives of the denominator, before flagging.
         flagged: int64, flagged negatives.
-        weight: the sum of w: count − (1 − strategy.negative) · flagged.
+        weight: the sum of w over the denominator: count − (1 − strategy.negative) · flagged, unless pairs outside the
+            denominator are flagged.
     """
 
     log_sum: Tensor
@@ -90,6 +92,6 @@ def negative_stats(
     small = len(contrast.anchors) * len(contrast.candidates) <= DENSE_PAIRS
     form = DenseSweep if backend == "dense" or (backend == "auto" and small) else TiledSweep
     sweep = form(contrast, tau, rule, strategy)
-    log_sum, flagged_sim, count, flagged = sweep.totals(1.0)
-    weight = count - (1 - strategy.negative) * flagged.to(log_sum.dtype)
+    log_sum, flagged_sim, count, flagged, flagged_of_count = sweep.totals(1.0)
+    weight = count - (1 - strategy.negative) * flagged_of_count.to(log_sum.dtype)
     return NegativeStats(log_sum, flagged_sim, count, flagged, weight, sweep)

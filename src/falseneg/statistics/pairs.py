@@ -11,6 +11,9 @@ from falseneg.contrast import NOBODY, Contrast
 from falseneg.rules import PairRule
 from falseneg.strategy import Strategy
 
+Totals = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""log_sum, flagged_sim, count and flagged of `NegativeStats`, and how many of the count are flagged; each (N,)."""
+
 
 def negatives_of(contrast: Contrast, rows: slice, cols: slice) -> Tensor:
     """(r, c) bool: the pairs of a tile that show two different samples."""
@@ -22,6 +25,15 @@ def masks(contrast: Contrast, rule: PairRule, rows: slice, cols: slice, sim: Ten
     """The negatives of a tile and the flagged ones among them, each (r, c) bool."""
     negative = negatives_of(contrast, rows, cols)
     return negative, rule.tile(rows, cols, sim.detach()) & negative
+
+
+def pushed_away(contrast: Contrast, cols: slice, negative: Tensor) -> Tensor:
+    """(r, c) bool: the negatives of a tile that belong to the contrast's denominator."""
+    part = contrast.columns(contrast.denominator)
+    if part.start <= cols.start and cols.stop <= part.stop:
+        return negative
+    column = torch.arange(cols.start, cols.stop, device=negative.device)
+    return negative & (column >= part.start) & (column < part.stop)
 
 
 def weighted_logits(logits: Tensor, negative: Tensor, flagged: Tensor, strategy: Strategy) -> Tensor:

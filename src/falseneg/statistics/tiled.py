@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from falseneg.contrast import Contrast
 from falseneg.rules import PairRule, at_least_float32
 from falseneg.statistics.dense import SOFTPLUS_IS_LINEAR
-from falseneg.statistics.pairs import masks, weighted_logits
+from falseneg.statistics.pairs import Totals, masks, pushed_away, weighted_logits
 from falseneg.strategy import Strategy
 
 TILE = 1024
@@ -33,10 +33,8 @@ class TiledSweep:
         self.candidates = self.anchors if symmetric else at_least_float32(contrast.candidates.z)
         self.tau = tau.to(self.anchors.dtype).expand(len(self.anchors))
 
-    def totals(self, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        totals: tuple[Tensor, Tensor, Tensor, Tensor] = _Totals.apply(
-            self.anchors, self.candidates, self.tau, self, scale
-        )
+    def totals(self, scale: float) -> Totals:
+        totals: Totals = _Totals.apply(self.anchors, self.candidates, self.tau, self, scale)
         return totals
 
     def over_flagged(self, log_rest: Tensor) -> Tensor:
@@ -53,14 +51,14 @@ class TiledSweep:
                 yield rows, cols, sim, *masks(self.contrast, self.rule, rows, cols, sim)
 
 
-TileGradient = Callable[[slice, Tensor, Tensor, Tensor], Tensor]
+TileGradient = Callable[[slice, slice, Tensor, Tensor, Tensor], Tensor]
 
 
 def _gradients(sweep: TiledSweep, anchors: Tensor, candidates: Tensor, of_sim: TileGradient) -> tuple[Tensor, Tensor]:
     """The gradients of the anchors and candidates from that of each tile's cosines."""
     of_anchors, of_candidates = torch.zeros_like(anchors), torch.zeros_like(candidates)
     for rows, cols, sim, negative, flagged in sweep.tiles(anchors, candidates):
-        gradient = of_sim(rows, sim, negative, flagged)
+        gradient = of_sim(rows, cols, sim, negative, flagged)
         of_anchors[rows] += gradient @ candidates[cols]
         of_candidates[cols] += gradient.T @ anchors[rows]
     return of_anchors, of_candidates
@@ -68,24 +66,24 @@ def _gradients(sweep: TiledSweep, anchors: Tensor, candidates: Tensor, of_sim: T
 
 class _Totals(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, anchors: Tensor, candidates: Tensor, tau: Tensor, sweep: TiledSweep, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, tau: Tensor, sweep: TiledSweep, scale: float) -> Totals:
         log_sum = anchors.new_full((len(anchors),), -torch.inf)
         flagged_sim = anchors.new_zeros(len(anchors))
         count = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
-        flagged_count = torch.zeros_like(count)
+        flagged_count, flagged_of_count = torch.zeros_like(count), torch.zeros_like(count)
         with torch.autocast(anchors.device.type, enabled=False):
-            for rows, _, sim, negative, flagged in sweep.tiles(anchors, candidates):
-                logits = weighted_logits(scale * sim / tau[rows, None], negative, flagged, sweep.strategy)
+            for rows, cols, sim, negative, flagged in sweep.tiles(anchors, candidates):
+                pushed = pushed_away(sweep.contrast, cols, negative)
+                logits = weighted_logits(scale * sim / tau[rows, None], pushed, flagged, sweep.strategy)
                 log_sum[rows] = torch.logaddexp(log_sum[rows], logits.logsumexp(dim=1))
                 flagged_sim[rows] += (sim * flagged).sum(dim=1)
-                count[rows] += negative.sum(dim=1)
+                count[rows] += pushed.sum(dim=1)
                 flagged_count[rows] += flagged.sum(dim=1)
+                flagged_of_count[rows] += (pushed & flagged).sum(dim=1)
         ctx.save_for_backward(anchors, candidates, tau, log_sum)
         ctx.sweep, ctx.scale = sweep, scale
-        ctx.mark_non_differentiable(count, flagged_count)
-        return log_sum, flagged_sim, count, flagged_count
+        ctx.mark_non_differentiable(count, flagged_count, flagged_of_count)
+        return log_sum, flagged_sim, count, flagged_count, flagged_of_count
 
     @staticmethod
     @once_differentiable
@@ -95,8 +93,9 @@ class _Totals(torch.autograd.Function):
         log_sum = log_sum.masked_fill(log_sum == -torch.inf, 0)
         of_tau = torch.zeros_like(tau)
 
-        def of_sim(rows: slice, sim: Tensor, negative: Tensor, flagged: Tensor) -> Tensor:
-            logits = weighted_logits(ctx.scale * sim / tau[rows, None], negative, flagged, ctx.sweep.strategy)
+        def of_sim(rows: slice, cols: slice, sim: Tensor, negative: Tensor, flagged: Tensor) -> Tensor:
+            pushed = pushed_away(ctx.sweep.contrast, cols, negative)
+            logits = weighted_logits(ctx.scale * sim / tau[rows, None], pushed, flagged, ctx.sweep.strategy)
             of_logits = (logits - log_sum[rows, None]).exp_() * of_log_sum[rows, None]
             of_tau[rows] -= (of_logits * sim).sum(dim=1) * ctx.scale / tau[rows] ** 2
             return of_logits * (ctx.scale / tau[rows, None]) + flagged * of_flagged_sim[rows, None]
@@ -126,7 +125,7 @@ class _OverFlagged(torch.autograd.Function):
         anchors, candidates, tau, log_rest = ctx.saved_tensors
         of_tau, of_log_rest = torch.zeros_like(tau), torch.zeros_like(log_rest)
 
-        def of_sim(rows: slice, sim: Tensor, negative: Tensor, flagged: Tensor) -> Tensor:
+        def of_sim(rows: slice, cols: slice, sim: Tensor, negative: Tensor, flagged: Tensor) -> Tensor:
             share = torch.sigmoid(log_rest[rows, None] - sim / tau[rows, None]) * of_total[rows, None] * flagged
             of_log_rest[rows] += share.sum(dim=1)
             of_tau[rows] += (share * sim).sum(dim=1) / tau[rows] ** 2

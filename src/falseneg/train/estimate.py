@@ -58,7 +58,7 @@ def estimate(method: Method, views: Views, images: int, pieces: int) -> Estimate
         _encode_and_back(method, views)
         seconds = time.perf_counter() - started
     of_image = kept / len(views)
-    of_views = (views.main.nbytes + (0 if views.support is None else views.support.nbytes)) / len(views)
+    of_views = (views.main.nbytes + sum(group.nbytes for group in views.support)) / len(views)
     weights = sum(p.nbytes for p in method.parameters())
     # Weights, gradients, and two numbers for each weight in the optimiser.
     memory = 4 * weights + images * of_views + PASSING * -(-images // pieces) * of_image

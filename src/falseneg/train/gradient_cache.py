@@ -47,7 +47,7 @@ class GradientCache:
                 encoded.append(learner.encode(views[images]))
         whole = Embeddings.cat(encoded)
         support = None if whole.support is None else whole.support.requires_grad_()
-        self.embeddings = Embeddings(whole.main.requires_grad_(), support, whole.sample)
+        self.embeddings = Embeddings(whole.main.requires_grad_(), support, whole.sample, whole.keys)
 
     def replay(self) -> None:
         """Carry the gradients at the embeddings into the encoder. The ranks' gradients are averaged once, at the end."""
@@ -55,7 +55,7 @@ class GradientCache:
         of_main, of_support = embeddings.main.grad, embeddings.support.grad if embeddings.support is not None else None
         assert of_main is not None
         # Support views that only detect get no gradient, and need not be encoded again.
-        views = self.views if of_support is not None else Views(self.views.main, None, self.views.sample)
+        views = self.views if of_support is not None else Views(self.views.main, (), self.views.sample)
         # Fabric scales what it propagates in float16, and has scaled these already.
         scaler = getattr(learner.fabric.strategy.precision, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()

@@ -275,8 +275,7 @@ class _Embedding(nn.Module):
         self.method = method
 
     def forward(self, images: Tensor) -> Tensor:
-        sample = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        return self.method.encode(Views(images[:, None], None, sample)).main[:, 0]
+        return self.method.embed(images)
 
 
 def _of_all_ranks(fabric: Any, value: Any) -> list[Any]:

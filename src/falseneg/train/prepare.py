@@ -21,8 +21,8 @@ from falseneg.data import (
     view_loader,
 )
 from falseneg.data.loader import EpochSampler
-from falseneg.detectors import Facts
 from falseneg.errors import UserError
+from falseneg.facts import Facts
 from falseneg.losses import Criterion
 from falseneg.train.checkpoint import fingerprint, settings_of
 from falseneg.train.defaults import Circumstances, typical_side, usual_batch_size, usual_epochs, usual_image_size
@@ -137,17 +137,14 @@ def prepare_criterion(run: Run, prepared: Prepared) -> Criterion:
     """Detector, strategy, objective and temperature, told about the data.
 
     Raises:
-        UserError: the detector cannot work with these data.
+        UserError: one of them cannot work with these data.
     """
     negatives = run.method.negatives(prepared.batch_size)
-    facts = Facts(len(prepared.train), negatives, prepared.train.labels, run.expected_classes)
-    try:
-        run.detector.prepare(facts)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{type(run.detector).__name__}: {error}") from error
-    return Criterion(run.detector, run.strategy, run.objective, run.temperature)
+    names = run.method.contrast_names
+    facts = Facts(len(prepared.train), negatives, prepared.train.labels, run.expected_classes, names, run.seed)
+    criterion = Criterion(run.detector, run.strategy, run.objective, run.temperature)
+    criterion.prepare(facts)
+    return criterion
 
 
 def views_of(run: Run, prepared: Prepared) -> ViewSet:

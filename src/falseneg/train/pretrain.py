@@ -216,7 +216,7 @@ def _describe(training: Training) -> None:
 def _try_loading(view_set: ViewSet, most: int) -> tuple[Views, float]:
     """The views of a few images, fewer if they are large, and the seconds that each image took."""
     first = view_set[0, 0]  # loads what loading needs
-    values = first.main.numel() + (0 if first.support is None else first.support.numel())
+    values = first.main.numel() + sum(group.numel() for group in first.support)
     images = min(max(4, TRIED // values), 64, most)
     started = time.perf_counter()
     views = collate([view_set[0, row] for row in range(images)])

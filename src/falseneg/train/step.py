@@ -26,9 +26,9 @@ class Encoding(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, main: Tensor, support: Tensor | None, sample: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, main: Tensor, support: tuple[Tensor, ...], sample: Tensor) -> tuple[Tensor | None, ...]:
         embeddings = self.method.encode(Views(main, support, sample))
-        return embeddings.main, embeddings.support
+        return embeddings.main, embeddings.support, embeddings.keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ class Learner:
     optimiser: Any
 
     def encode(self, views: Views) -> Embeddings:
-        main, support = self.encoding(views.main, views.support, views.sample)
-        return Embeddings(main, support, views.sample)
+        main, support, keys = self.encoding(views.main, views.support, views.sample)
+        return Embeddings(main, support, views.sample, keys)
 
 
 def training_step(learner: Learner, views: Views, clock: Clock, pieces: int = 1) -> tuple[float, list[Judged]]:
@@ -88,7 +88,7 @@ def training_step(learner: Learner, views: Views, clock: Clock, pieces: int = 1)
 
     criterion.temperature.after_backward(clock)
     learner.optimiser.step()
-    method.after_step()
+    method.after_step(clock)
     return value, judged
 
 
