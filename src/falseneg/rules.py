@@ -30,6 +30,10 @@ class PairRule:
         """
         raise NotImplementedError
 
+    def indicator(self, rows: slice, cols: slice, sim: Tensor, out: Tensor) -> Tensor:
+        """The same as numbers, 1 for flagged and 0 elsewhere, written into ``out``, which has the type of ``sim``."""
+        return out.copy_(self.tile(rows, cols, sim))
+
     def __and__(self, other: PairRule) -> PairRule:
         return _Both(self, other)
 
@@ -58,9 +62,16 @@ class AboveThreshold(PairRule):
     space: Space | None = None
 
     def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
-        score = sim if self.space is None else space_scores(self.space, rows, cols)
-        threshold = self.threshold if self.threshold.ndim == 0 else self.threshold[rows, None]
-        return score > threshold
+        return self._score(rows, cols, sim) > self._threshold(rows)
+
+    def indicator(self, rows: slice, cols: slice, sim: Tensor, out: Tensor) -> Tensor:
+        return torch.gt(self._score(rows, cols, sim), self._threshold(rows), out=out)
+
+    def _score(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
+        return sim if self.space is None else space_scores(self.space, rows, cols)
+
+    def _threshold(self, rows: slice) -> Tensor:
+        return self.threshold if self.threshold.ndim == 0 else self.threshold[rows, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import torch
 from reference import loops
 
 import falseneg as fn
-from falseneg.statistics import tiled
+from falseneg.statistics import tiles
 
 KINDS = ("batch", "bank", "alone")
 RULES = list(catalogue.rules(catalogue.contrast_of("batch")[0]))
@@ -17,7 +17,7 @@ RULES = list(catalogue.rules(catalogue.contrast_of("batch")[0]))
 @pytest.fixture(params=["dense", "tiled", "tiled-uneven"])
 def backend(request, monkeypatch):
     if request.param == "tiled-uneven":
-        monkeypatch.setattr(tiled, "TILE", 3)
+        monkeypatch.setattr(tiles, "TILE", 3)
     return request.param.split("-")[0]
 
 
@@ -37,8 +37,7 @@ def by_loop(contrast, flagged, tau, objective, strategy):
         columns = loops.negatives_of(i, anchors.sample.tolist(), candidates.sample.tolist())
         s_neg = [loops.similarity(anchors.z[i], candidates.z[j]) for j in columns]
         losses.append(
-            loops.objective(
-                objective,
+            catalogue.LOOPS[objective](
                 list(contrast.positives[i]),
                 s_neg,
                 [bool(flagged[i, j]) for j in columns],
@@ -102,7 +101,7 @@ def test_log_sum_at_another_scale(backend):
 @pytest.mark.parametrize("backend_name", ["dense", "tiled"])
 @pytest.mark.parametrize("kind", ["batch", "bank"])
 def test_gradcheck(backend_name, kind, monkeypatch):
-    monkeypatch.setattr(tiled, "TILE", 4)
+    monkeypatch.setattr(tiles, "TILE", 4)
     _, bank, of_anchor, of_candidate, _ = catalogue.make(kind)
     flagged = torch.rand(len(of_anchor), len(of_candidate), generator=torch.Generator().manual_seed(1)) < 0.3
     listed = fn.Listed(
@@ -126,7 +125,7 @@ def test_gradcheck(backend_name, kind, monkeypatch):
 def test_tiles_of_every_size_agree(seed, monkeypatch):
     results = []
     for size in (1, 4, 7, 1024):
-        monkeypatch.setattr(tiled, "TILE", size)
+        monkeypatch.setattr(tiles, "TILE", size)
         contrast, leaves = catalogue.contrast_of("bank", seed)
         stats = fn.negative_stats(
             contrast, torch.tensor(0.1), catalogue.rules(contrast)["either"], fn.ATTRACT, backend="tiled"
@@ -189,3 +188,25 @@ def test_very_low_temperature_in_float32(backend):
     expected = math.log(sum(math.exp(float(z[0].double() @ z[j].double()) / 0.02) for j in (1, 2, 3)))
     assert int(stats.flagged) == 1
     assert float(stats.log_sum) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.002, 0.01, 0.05])
+def test_rows_far_below_the_others_at_cold_temperatures(tau):
+    """Sums that would be 0 or infinite in float32 are right: some rows' best cosine is -0.6, others' is 1."""
+    far = torch.nn.functional.normalize(torch.tensor([[-1.0, 0.75], [-1.0, 0.76]]), dim=1)
+    near = torch.tensor([[1.0, 0.0]]).repeat(300, 1)
+    candidates = fn.Embedded(near, torch.arange(10, 310))
+    anchors = fn.Embedded(torch.cat([far, near[:2]]), torch.arange(4))
+    results = []
+    for dtype, backend in ((torch.float32, "tiled"), (torch.float64, "dense")):
+        z = anchors.z.to(dtype).requires_grad_()
+        contrast = fn.Contrast(
+            "views",
+            fn.Embedded(z, anchors.sample),
+            fn.Embedded(candidates.z.to(dtype), candidates.sample),
+            z[:, :1],
+        )
+        stats = fn.negative_stats(contrast, torch.tensor(tau), fn.NoPairs(), fn.IGNORE, backend=backend)
+        results.append(values_and_gradients(stats.log_sum, [z]))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)

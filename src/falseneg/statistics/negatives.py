@@ -15,8 +15,8 @@ from falseneg.statistics.pairs import Totals
 from falseneg.statistics.tiled import TiledSweep
 from falseneg.strategy import Strategy
 
-DENSE_PAIRS = 2**20
-"""Up to this many pairs the dense backend is the faster one, and its memory does not matter."""
+DENSE_PAIRS = 2**16
+"""Up to this many pairs the dense backend is the faster one."""
 
 
 class Sweep(Protocol):
@@ -81,7 +81,7 @@ def negative_stats(
         tau: () or (N,) temperature, positive.
         rule: which negatives are flagged.
         strategy: what happens to them.
-        backend: "dense" stores the N × M matrix (the reference, fastest up to some 1,000 rows); "tiled" computes it
+        backend: "dense" stores the N × M matrix (the reference, fastest up to some 200 rows); "tiled" computes it
             tile by tile, forward and backward: O(N + M) memory, O(N · M · D) time; "auto" chooses by size.
 
     Raises:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from falseneg.contrast import Contrast, Space
-from falseneg.rules import Listed, PairRule, SameGroup, at_least_float32, space_scores
+from falseneg.rules import AboveThreshold, Listed, PairRule, SameGroup, at_least_float32, space_scores
 from falseneg.statistics.pairs import masks, negatives_of
+from falseneg.statistics.tiles import Tiles
 
 BLOCK = 2**21
 """Scores in a block of rows."""
@@ -121,12 +122,17 @@ def count_above(
         space: where to score; None for the contrast's own cosines.
         part: the part of the candidates to look in; None for all.
     """
-    threshold = threshold.expand(len(contrast.anchors))
-    above, counts = [], []
-    for rows, _, scores, negative in row_blocks(contrast, space, contrast.columns(part)):
-        above.append(((scores > threshold[rows, None]) & negative).sum(dim=1))
-        counts.append(negative.sum(dim=1))
-    return torch.cat(above), torch.cat(counts)
+    matrix = Tiles(contrast, contrast.columns(part))
+    rule = AboveThreshold(threshold, space)
+    above, counts = torch.zeros(2, len(contrast.anchors), dtype=torch.float64, device=matrix.anchors.device)
+    with torch.autocast(matrix.anchors.device.type, enabled=False):
+        for tile in matrix:
+            for rows, cols, sim in matrix.directions(*tile):
+                negative = matrix.negatives(rows, cols, sim)
+                flagged = matrix.flagged(rule, rows, cols, sim, negative)
+                above[rows] += 0 if flagged is None else flagged.sum(dim=1)
+                counts[rows] += sim.shape[1] if negative is None else negative.sum(dim=1)
+    return above.long(), counts.long()
 
 
 @torch.no_grad()

@@ -1,0 +1,113 @@
+"""Tile after tile of the matrix of cosines, in buffers that are used again.
+
+Masks are numbers, 0 or 1, of the cosines' own type: on a CPU a comparison that writes numbers is four times as fast as
+one that writes bools, and a product with them thirty times as fast as a masked fill. They multiply finite numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from falseneg.contrast import NOBODY, Contrast
+from falseneg.rules import NoPairs, PairRule, at_least_float32
+
+TILE = 512
+"""Rows and columns of a tile: large enough for fast products, small enough (1 MiB in float32) to stay in the cache."""
+
+
+Tile = tuple[slice, slice, Tensor]
+"""Rows, columns and cosines."""
+
+
+class Tiles:
+    """The cosines of a contrast, tile by tile.
+
+    Where the candidates are the anchors, the matrix is symmetric: each tile above the diagonal is computed once, and
+    seen twice, as it is and transposed.
+
+    Args:
+        contrast: N anchors against M candidates.
+        columns: only these candidates; None for all.
+    """
+
+    def __init__(self, contrast: Contrast, columns: slice | None = None) -> None:
+        self.contrast, self.size = contrast, TILE
+        self.anchors = at_least_float32(contrast.anchors.z)
+        everything = slice(0, len(contrast.candidates))
+        self.columns = columns or everything
+        self.symmetric = contrast.candidates is contrast.anchors and self.columns == everything
+        self.candidates = self.anchors if self.symmetric else at_least_float32(contrast.candidates.z)
+        self.anchor_codes, self.candidate_codes = _codes(contrast, self.anchors.dtype)
+        self._buffers: dict[str, Tensor] = {}
+        self._without_equals: dict[tuple[int, int], bool] = {}
+
+    def __iter__(self) -> Iterator[Tile]:
+        """Rows, columns and cosines; overwritten by the next. Of a symmetric matrix only the tiles from the diagonal on."""
+        anchors, candidates = self.anchors.detach(), self.candidates.detach()
+        for top in range(0, len(anchors), self.size):
+            rows = slice(top, min(top + self.size, len(anchors)))
+            for left in range(top if self.symmetric else self.columns.start, self.columns.stop, self.size):
+                cols = slice(left, min(left + self.size, self.columns.stop))
+                shape = (rows.stop - rows.start, cols.stop - cols.start)
+                yield rows, cols, torch.mm(anchors[rows], candidates[cols].T, out=self.buffer("sim", shape))
+
+    def directions(self, rows: slice, cols: slice, sim: Tensor) -> Iterator[Tile]:
+        """The tile as its rows see it and, where it stands for its mirror image too, as its columns do."""
+        yield rows, cols, sim
+        if self.symmetric and rows != cols:
+            yield cols, rows, sim.T
+
+    def buffer(self, name: str, shape: tuple[int, int]) -> Tensor:
+        """(r, c) room for a tile; the same for the same name."""
+        if name not in self._buffers:
+            self._buffers[name] = self.anchors.new_empty(self.size * self.size, requires_grad=False)
+        return self._buffers[name][: shape[0] * shape[1]].view(shape)
+
+    def like(self, name: str, sim: Tensor) -> Tensor:
+        """Room for a tile of the shape and layout of another: a transposed one stays fast only beside its like."""
+        shape = (sim.shape[0], sim.shape[1])
+        return self.buffer(name, shape) if sim.is_contiguous() else self.buffer(name, (shape[1], shape[0])).T
+
+    def negatives(self, rows: slice, cols: slice, sim: Tensor, part: slice | None = None) -> Tensor | None:
+        """(r, c) 1 for negatives in that part of the candidates, 0 elsewhere; None where all are 1."""
+        of_rows, of_cols = self.anchor_codes[rows], self.candidate_codes[cols]
+        inside = part is None or (part.start <= cols.start and cols.stop <= part.stop)
+        if inside and self._all_differ(rows, cols):
+            return None
+        negative = torch.ne(of_rows[:, None], of_cols, out=self.like(f"negatives {inside}", sim))
+        if part is not None and not inside:
+            negative[:, : max(0, part.start - cols.start)] = 0
+            negative[:, max(0, part.stop - cols.start) :] = 0
+        return negative
+
+    def _all_differ(self, rows: slice, cols: slice) -> bool:
+        """Whether no row of a tile shows the sample of a column; looked up once for a tile and its mirror image."""
+        tops = (
+            (rows.start, cols.start)
+            if not self.symmetric
+            else (min(rows.start, cols.start), max(rows.start, cols.start))
+        )
+        if tops not in self._without_equals:
+            equals = torch.isin(self.anchor_codes[rows], self.candidate_codes[cols])
+            self._without_equals[tops] = not bool(equals.any())
+        return self._without_equals[tops]
+
+    def flagged(self, rule: PairRule, rows: slice, cols: slice, sim: Tensor, negative: Tensor | None) -> Tensor | None:
+        """(r, c) 1 for flagged negatives, 0 elsewhere; None where all are 0."""
+        if isinstance(rule, NoPairs):
+            return None
+        flags = rule.indicator(rows, cols, sim, self.like("flagged", sim))
+        return flags if negative is None else flags.mul_(negative)
+
+
+def _codes(contrast: Contrast, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Samples as small numbers that are compared as floats; nobody is NaN, which differs from everything."""
+    anchors, candidates = contrast.anchors.sample, contrast.candidates.sample
+    together = anchors if candidates is anchors else torch.cat([anchors, candidates])
+    values, place = together.unique(return_inverse=True)
+    # float32 counts exactly to 2^24.
+    codes = place.to(torch.float64 if len(values) >= 2**24 else dtype).masked_fill(together == NOBODY, torch.nan)
+    return codes[: len(anchors)], codes[-len(candidates) :]
