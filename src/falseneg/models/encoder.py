@@ -78,6 +78,8 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images, uint8 in [0, 255] or floating point in [0, 1], to (B, F) features."""
+        # Convolutions take over the layout of their input, and are up to a third faster in this one.
+        images = images.contiguous(memory_format=torch.channels_last)
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         features: Tensor = self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
