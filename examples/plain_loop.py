@@ -15,7 +15,7 @@ criterion = fn.Criterion(fn.SupportSet(share=0.1), fn.ELIMINATE, temperature=0.2
 optimiser = torch.optim.AdamW(method.parameters(), lr=3e-3)
 
 augmentation = Augmentation(8, crop_scale=(0.3, 1.0), flip=0.0, saturation=0.0, hue=0.0, grayscale=0.0)
-views = ViewSet(images, augmentation, method.views, support_views=method.support_views)
+views = ViewSet(images, augmentation, method.views, support=[(method.support_views, augmentation)])
 batches = EpochSampler(len(images), batch_size=128)
 
 for epoch in range(EPOCHS):

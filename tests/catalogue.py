@@ -1,6 +1,9 @@
 """The lists whose product is tested: rules x strategies x objectives, on tiny shapes."""
 
+from functools import partial
+
 import torch
+from reference import baseline_loops, global_loops, loops
 from torch.nn.functional import normalize
 
 import falseneg as fn
@@ -15,7 +18,22 @@ STRATEGIES = {
     "attract-outside-renormalised": fn.ATTRACT_OUTSIDE.renormalised(),
     "half": fn.Strategy(0.5, 0.25, True),
 }
-OBJECTIVES = {"InfoNCE": fn.InfoNCE(), "OwnDenominators": fn.OwnDenominators(), "Decoupled": fn.Decoupled()}
+OBJECTIVES = {
+    "InfoNCE": fn.InfoNCE(),
+    "OwnDenominators": fn.OwnDenominators(),
+    "Decoupled": fn.Decoupled(),
+    "Debiased": fn.Debiased(0.1),
+    "HardNegatives": fn.HardNegatives(1.5, 0.1),
+    "GlobalContrastive": fn.GlobalContrastive(epsilon=0.5, rho=0.3),
+}
+OBJECTIVES["GlobalContrastive"].prepare(
+    fn.Facts(rows=10, negatives=10)
+)  # it is not told what is seen: each time the first
+# One anchor's loss: (s_pos, s_neg, flagged, tau, positive, negative, renormalise).
+LOOPS = {name: partial(loops.objective, name) for name in ("InfoNCE", "OwnDenominators", "Decoupled")}
+LOOPS["GlobalContrastive"] = partial(global_loops.at_first_sight, rho=0.3, epsilon=0.5)
+LOOPS["Debiased"] = partial(baseline_loops.loss, partial(baseline_loops.debiased, prior=0.1))
+LOOPS["HardNegatives"] = partial(baseline_loops.loss, partial(baseline_loops.hard_negatives, prior=0.1, beta=1.5))
 
 
 def unit(*shape, seed, dtype=torch.float64):
@@ -47,7 +65,7 @@ def contrast_of(kind, seed=0, dtype=torch.float64):
     """The contrast of such a case, and its leaves (anchors, candidates or None, positive rows)."""
     z, bank, of_anchor, of_candidate, positives = make(kind, seed, dtype)
     key = unit(len(z), positives, z.shape[1], seed=seed + 2, dtype=dtype).requires_grad_()
-    anchors = fn.Embedded(z, of_anchor)
+    anchors = fn.Embedded(z, of_anchor, None if kind == "batch" else of_anchor.clamp(min=0))
     candidates = anchors if bank is None else fn.Embedded(bank, of_candidate)
     images = torch.arange(len(z)) // (2 if kind == "batch" else 1)
     support = unit(int(images.max()) + 1, 3, 5, seed=seed + 3, dtype=dtype)

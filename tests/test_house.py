@@ -13,18 +13,19 @@ SOURCE = ROOT / "src" / "falseneg"
 # Imports run one way: a room may import from those of lower rank, and from its own.
 RANK = {
     "errors": 0,
-    **dict.fromkeys(("files", "clock", "facts", "strategy"), 1),
-    "contrast": 2,
+    **dict.fromkeys(("files", "clock", "facts", "strategy", "row_step"), 1),
+    **dict.fromkeys(("contrast", "schedule"), 2),
     "rules": 3,
     "statistics": 4,
-    **dict.fromkeys(("detectors", "objectives", "temperature", "sample_table", "models"), 5),
-    "methods": 6,
-    **dict.fromkeys(("losses", "data"), 7),
-    "evaluation": 8,
-    "train": 9,
-    "compare": 10,
-    "report": 11,
-    "cli": 12,
+    **dict.fromkeys(("sample_table", "clustering", "models"), 5),
+    **dict.fromkeys(("detectors", "objectives", "temperature"), 6),
+    "methods": 7,
+    **dict.fromkeys(("losses", "data"), 8),
+    "evaluation": 9,
+    "train": 10,
+    "compare": 11,
+    "report": 12,
+    "cli": 13,
 }
 
 

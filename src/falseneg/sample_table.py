@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from falseneg.contrast import Contrast
 from falseneg.errors import UserError
 from falseneg.statistics.gather import gather_rows
 
@@ -47,7 +49,7 @@ class SampleTable(nn.Module):
             UserError: a line is beyond the table.
         """
         self._check(row)
-        return self._column(name)[row]
+        return self.column(name)[row]
 
     @torch.no_grad()
     def write(self, row: Tensor, values: Mapping[str, Tensor]) -> None:
@@ -60,15 +62,45 @@ class SampleTable(nn.Module):
         Raises:
             UserError: a line is beyond the table.
         """
+        lines, place, everyone = self.together(row, values)
+        self.put(lines, {name: mean_of_lines(new, place, len(lines)) for name, new in everyone.items()})
+
+    @torch.no_grad()
+    def together(self, row: Tensor, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The values of all ranks, sorted by line: for updates that need a line's values (its views) all at once.
+
+        Args:
+            row: (N,) int64 lines, of this rank.
+            values: (N,) for each name. An entry with a NaN among its values is left out.
+
+        Returns:
+            (L,) the lines that occur; (n,) the place of each entry among them; and (n,) float64 for each name. All the
+            same on every rank.
+
+        Raises:
+            UserError: a line is beyond the table.
+        """
         self._check(row)
-        lines, place, repeats = gather_rows(row).unique(return_inverse=True, return_counts=True)
+        stacked = torch.stack([new.double() for new in values.values()], dim=1)
+        row, stacked = gather_rows(row), gather_rows(stacked)
+        known = ~stacked.isnan().any(dim=1)
+        lines, place = row[known].unique(return_inverse=True)
+        return lines, place, dict(zip(values, stacked[known].unbind(1), strict=True))
+
+    @torch.no_grad()
+    def put(self, lines: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Store new values, which are the same on every rank; one visit of each line.
+
+        Args:
+            lines: (L,) int64, no line twice.
+            values: (L,) for each column to write.
+        """
         for name, new in values.items():
-            total = torch.zeros(len(lines), dtype=torch.float64, device=row.device)
-            total.index_add_(0, place, gather_rows(new.double()))
-            self._column(name)[lines] = (total / repeats).float()
+            self.column(name)[lines] = new.float()
         self.visits[lines] += 1
 
-    def _column(self, name: str) -> Tensor:
+    def column(self, name: str) -> Tensor:
+        """(rows,) float32: a whole column, as it is stored."""
         if name not in self.names:
             raise KeyError(f"the table has no column {name!r}; it has {', '.join(self.names)}")
         column: Tensor = getattr(self, f"column_{name}")
@@ -80,3 +112,31 @@ class SampleTable(nn.Module):
                 f"SampleTable: row {int(row.max()) if int(row.max()) >= self.rows else int(row.min())} is outside the "
                 f"table of {self.rows} rows; give the table as many rows as the data set has"
             )
+
+
+def of_contrast(modules: nn.ModuleDict, contrast: Contrast, owner: nn.Module) -> Any:
+    """What is kept for that contrast, by its name.
+
+    Raises:
+        UserError: there is nothing: ``owner`` was not prepared, or not for this contrast.
+    """
+    if contrast.name not in modules:
+        known = ", ".join(map(repr, modules)) or "none"
+        raise UserError(
+            f"{type(owner).__name__}: there is no table for the contrast {contrast.name!r} (there are: {known}); before "
+            "training, call prepare(Facts(rows=..., contrasts=...)) with the number of images in the data set"
+        )
+    return modules[contrast.name]
+
+
+def mean_of_lines(values: Tensor, place: Tensor, lines: int) -> Tensor:
+    """(L,) float64 the mean of each line's values; ``place`` (n,) says which line each belongs to."""
+    total = torch.zeros(lines, dtype=torch.float64, device=values.device).index_add_(0, place, values)
+    return total / place.bincount(minlength=lines)
+
+
+def log_mean_of_lines(logs: Tensor, place: Tensor, lines: int) -> Tensor:
+    """(L,) float64 the log of the mean of each line's exp(logs), none of which is ever formed."""
+    highest = torch.full((lines,), -torch.inf, dtype=torch.float64, device=logs.device)
+    highest = highest.scatter_reduce(0, place, logs, "amax")
+    return highest + mean_of_lines((logs - highest[place]).exp(), place, lines).log()

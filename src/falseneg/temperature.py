@@ -11,6 +11,9 @@ from falseneg.clock import Clock
 from falseneg.contrast import Contrast
 from falseneg.errors import UserError
 from falseneg.facts import Facts
+from falseneg.row_step import GradientStep, RowStep
+from falseneg.sample_table import SampleTable, mean_of_lines, of_contrast
+from falseneg.statistics.gather import gather_rows, world_size
 
 
 class Temperature(nn.Module):
@@ -27,8 +30,13 @@ class Temperature(nn.Module):
         """() or (N,) positive temperatures of a contrast's anchors."""
         raise NotImplementedError
 
-    def after_backward(self, clock: Clock) -> None:
-        """Called when the gradients of a step are there, for temperatures with an update of their own."""
+    def after_backward(self, clock: Clock, scale: float = 1.0) -> None:
+        """Called when the gradients of a step are there, for temperatures with an update of their own.
+
+        Args:
+            clock: where training stands.
+            scale: what the gradients are multiplied by (the loss scaling of float16).
+        """
 
 
 class FixedTemperature(Temperature):
@@ -67,10 +75,7 @@ class LearnedTemperature(Temperature):
     def __init__(self, initial: float = 0.07, minimum: float = 0.01, maximum: float = 1.0) -> None:
         super().__init__()
         _check("LearnedTemperature: minimum", minimum)
-        if not minimum <= initial <= maximum:
-            raise UserError(
-                f"LearnedTemperature: initial is {initial}; give a value from minimum ({minimum}) to maximum ({maximum})"
-            )
+        _check_order("LearnedTemperature", minimum, initial, maximum)
         self.log_tau = nn.Parameter(torch.tensor(math.log(initial)))
         self.bounds = (minimum, maximum)
 
@@ -79,6 +84,83 @@ class LearnedTemperature(Temperature):
         with torch.no_grad():
             self.log_tau.clamp_(math.log(self.bounds[0]), math.log(self.bounds[1]))
         return self.log_tau.exp()
+
+
+class IndividualTemperature(Temperature):
+    """A temperature for each sample, learned by steps of its own: iSogCLR (Qiu et al. 2023, arXiv 2305.11965).
+
+    What is minimised comes from the objective: `GlobalContrastive` with ``rho``. The gradient of a sample is the mean
+    over its anchors (its views, on whatever rank) of the gradients of their own losses, not divided by the batch size;
+    it is clipped, followed by one step, and the result is brought back within the bounds. A gradient that is not
+    finite is passed over.
+
+    Args:
+        initial: where each sample starts.
+        minimum: the lowest temperature allowed.
+        maximum: the highest temperature allowed.
+        step: how a temperature follows its gradient; None is `GradientStep` with learning rate .01 and momentum .9.
+        clip: the largest gradient, in either direction; above 0.
+
+    Raises:
+        UserError: a value is not above 0, or the first three are not in order.
+    """
+
+    def __init__(
+        self,
+        initial: float = 0.1,
+        minimum: float = 0.05,
+        maximum: float = 1.0,
+        step: RowStep | None = None,
+        clip: float = 5.0,
+    ) -> None:
+        super().__init__()
+        _check("IndividualTemperature: minimum", minimum)
+        _check("IndividualTemperature: clip", clip)
+        _check_order("IndividualTemperature", minimum, initial, maximum)
+        self.initial, self.bounds, self.clip = initial, (minimum, maximum), clip
+        self.step = step or GradientStep(learning_rate=0.01, momentum=0.9)
+        self.tables = nn.ModuleDict()
+        self._pending: dict[str, tuple[Tensor, Tensor, float]] = {}
+
+    def prepare(self, facts: Facts) -> None:
+        """Make the tables, one for each contrast."""
+        columns = {"tau": self.initial, "updates": 0.0, **dict.fromkeys(self.step.state, 0.0)}
+        self.tables = nn.ModuleDict({name: SampleTable(facts.rows, columns) for name in facts.contrasts})
+
+    def forward(self, contrast: Contrast) -> Tensor:
+        """(N,) the anchors' temperatures; with a gradient of their own while training."""
+        row = contrast.anchors.table_row
+        tau: Tensor = of_contrast(self.tables, contrast, self).read("tau", row)
+        if self.training and torch.is_grad_enabled():
+            tau.requires_grad_()
+            self._pending[contrast.name] = (tau, row, contrast.weight)
+        return tau
+
+    @torch.no_grad()
+    def after_backward(self, clock: Clock, scale: float = 1.0) -> None:
+        for name, (tau, row, weight) in self._pending.items():
+            if tau.grad is None:
+                continue
+            # The loss is a mean over the anchors of all ranks, scaled for gradients that are averaged over the ranks.
+            of_one = len(gather_rows(row)) / (world_size() * weight * scale)
+            gradient = tau.grad.double() * of_one
+            gradient = gradient.where(gradient.isfinite(), torch.nan).clamp(-self.clip, self.clip)
+            self._move(self.tables[name], row, gradient)  # type: ignore[arg-type]
+        self._pending.clear()
+
+    def _move(self, table: SampleTable, row: Tensor, gradient: Tensor) -> None:
+        """One update of the temperatures of all ranks' anchors."""
+        lines, place, everyone = table.together(row, {"gradient": gradient})
+        gradient = mean_of_lines(everyone["gradient"], place, len(lines))
+        old = {column: table.read(column, lines).double() for column in ("tau", "updates", *self.step.state)}
+        updates = old["updates"] + 1
+        moved, state = self.step(old["tau"], gradient, old, updates)
+        table.put(lines, {**state, "tau": moved.clamp(*self.bounds), "updates": updates})
+
+
+def _check_order(name: str, minimum: float, initial: float, maximum: float) -> None:
+    if not minimum <= initial <= maximum:
+        raise UserError(f"{name}: initial is {initial}; give a value from minimum ({minimum}) to maximum ({maximum})")
 
 
 def _check(name: str, tau: float) -> None:

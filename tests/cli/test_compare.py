@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from falseneg.cli import main
 
@@ -80,6 +81,41 @@ def test_another_comparison_is_refused_there(killed, place, capsys, monkeypatch)
     assert (killed / "compare.yaml").read_bytes() == before
 
 
+def test_a_comparison_in_one_file(tmp_path, monkeypatch, capsys):
+    """Names that come with the package, and variants that change whatever they like: epochs, the method, the data."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "data: {class_path: Digits, init_args: {split: train}}\n"
+        "test: {class_path: Digits, init_args: {split: test}}\n"
+        "method: {class_path: SimCLR, init_args: {encoder: {name: resnet10t, image_size: 8, small_stem: true, arguments: "
+        "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}}}}\n"
+        "accelerator: cpu\nepochs: 1\nbatch_size: 64\nseeds: [3]\njobs: 2\nout: cmp\n"
+        "variants:\n"
+        "  none:\n"
+        "  longer: {epochs: 2, batch_size: 32}\n"
+        "  three: {method: {class_path: SimCLR, init_args: {views: 3}}, strategy: attract}\n"
+        "  test-split: {data: {init_args: {split: test}}}\n"
+    )
+    assert main(["compare", "--config", "mine.yaml"]) == 0
+    results = {each["variant"]: each for each in json.loads((tmp_path / "cmp/results.json").read_text())}
+    assert list(results) == ["none", "longer", "three", "test-split"]
+    assert {each["seed"] for each in results.values()} == {3}
+    stored = yaml.safe_load((tmp_path / "cmp/compare.yaml").read_text())["variants"]
+    assert (stored["longer"]["epochs"], stored["longer"]["batch_size"], stored["none"]["epochs"]) == (2, 32, 1)
+    method = stored["three"]["method"]["init_args"]
+    assert (method["views"], method["encoder"]["name"], stored["none"]["method"]["init_args"]["views"]) == (
+        3,
+        "resnet10t",
+        2,
+    )
+    facts = json.loads((tmp_path / "cmp/runs/test-split/seed-3/run.json").read_text())
+    assert facts["images"] == 360
+    # A choice of them, by name.
+    capsys.readouterr()
+    assert main(["compare", "--config", "mine.yaml", "--variants", "longer", "none"]) == 0
+    assert "2 of 2 runs are finished already" in capsys.readouterr().out
+
+
 def test_own_variants_one_of_which_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
@@ -89,10 +125,12 @@ def test_own_variants_one_of_which_fails(tmp_path, monkeypatch, capsys):
         "    def flag(self, contrast, clock):\n        raise RuntimeError('a bug of mine')\n"
     )
     (tmp_path / "variants.yaml").write_text(
-        "mine: {detector: {class_path: FixedThreshold, init_args: {threshold: 0.9}}, strategy: attract}\n"
-        "broken: {detector: own_parts.Broken}\n"
+        "variants:\n"
+        "  mine: {detector: {class_path: FixedThreshold, init_args: {threshold: 0.9}}, strategy: attract}\n"
+        "  broken: {detector: own_parts.Broken}\n"
     )
-    options = ["--variants-file", "variants.yaml", "--seeds", "0", "--epochs", "1", *SMALL, "--out", "cmp"]
+    files = ["--config", "digits", "--config", "variants.yaml"]
+    options = [*files, "--seeds", "0", "--epochs", "1", *SMALL, "--out", "cmp"]
     assert main(["compare", *options]) == 1
     said = capsys.readouterr()
     assert "broken, seed 0 failed: RuntimeError: a bug of mine" in said.err and "Traceback" not in said.err

@@ -19,8 +19,13 @@ YAMLS = {
     "unknown-part.yaml": "data: Digits\nmethod: {class_path: SimCLR, init_args: {encoder: {nam: resnet18}}}\n",
     "wrong-kind.yaml": "data: Digits\nepochs: many\n",
     "no-yaml.yaml": "data: [\n",
-    "variants.yaml": "mine: {detektor: SupportSet}\n",
-    "bad/../twice.yaml": "mine/yours: {seed: 1}\n",
+    "variants.yaml": "variants: {mine: {detektor: SupportSet}}\n",
+    "twice.yaml": "variants: {mine/yours: {seed: 1}}\n",
+    "unknown-variant.yaml": "variants: {none: , fnc-atract: , mine: {epochs: 1}}\n",
+    "no-variants.yaml": "variants: {none: 3}\n",
+    "one-variant.yaml": "variants: none\n",
+    "empty-variants.yaml": "variants: {}\n",
+    "comparison.yaml": "data: Digits\nvariants: [none]\n",
 }
 
 # After `falseneg`: the arguments, and what the sentence must hold.
@@ -83,9 +88,15 @@ WRONG = {
     "compare --seeds one": ["--seeds", "one", "whole number"],
     "compare --data Digits --variants fnc-attract": ["--expected-classes", "10"],
     "compare --data Folder --data.root plain --accelerator cpu --variants none oracle": ["oracle", "labels"],
-    "compare --variants-file nowhere.yaml": ["nowhere.yaml"],
-    "compare --variants-file variants.yaml": ["mine", "--detektor"],
-    "compare --variants-file twice.yaml": ["mine/yours"],
+    "compare --config digits --config nowhere.yaml": ["nowhere.yaml"],
+    "compare --config digits --config variants.yaml": ["mine", "--detektor"],
+    "compare --config digits --config twice.yaml": ["mine/yours"],
+    "compare --config digits --config unknown-variant.yaml": ["fnc-atract", "did you mean fnc-attract", "mine"],
+    "compare --config digits --config no-variants.yaml": ["no-variants.yaml", "a list of names"],
+    "compare --config digits --config one-variant.yaml": ["one-variant.yaml", "a list of names"],
+    "compare --config digits --config empty-variants.yaml": ["at least one variant"],
+    "compare --variants-file variants.yaml": ["did you mean --variants?"],
+    "pretrain --config comparison.yaml --out o": ["comparison.yaml", "falseneg compare --config"],
 }
 
 
@@ -94,7 +105,7 @@ def place(tmp_path, monkeypatch):
     """A current directory with good and bad files in it."""
     monkeypatch.chdir(tmp_path)
     for name, content in YAMLS.items():
-        Path(name).name and (tmp_path / Path(name).name).write_text(content)
+        (tmp_path / name).write_text(content)
     for folder in ("empty", "broken", "plain"):
         Path(folder).mkdir()
     for number in range(8):

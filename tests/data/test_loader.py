@@ -42,7 +42,7 @@ def same(first, second):
 
 
 def views_of(images, batch_size=5, workers=0, epoch=1, seed=0, views=2, order=0):
-    view_set = ViewSet(images, RICH, views, seed, Augmentation(8), support_views=2)
+    view_set = ViewSet(images, RICH, views, seed, [(2, Augmentation(8))])
     sampler = EpochSampler(len(images), batch_size, seed=order)
     sampler.set_epoch(epoch)
     return by_row(view_loader(view_set, sampler, workers))
@@ -72,7 +72,7 @@ def test_more_views_change_neither_the_first_nor_the_support_views(digits):
 
 
 def test_support_views_are_other_views_even_with_the_same_augmentation(digits):
-    sample = ViewSet(digits, RICH, views=2, support_views=2)[0, 3]
+    sample = ViewSet(digits, RICH, views=2, support=[(2, RICH)])[0, 3]
     assert sample.support[0].shape == (2, 3, 12, 12)
     assert len({view.numpy().tobytes() for view in [*sample.main, *sample.support[0]]}) == 4
 
@@ -124,7 +124,7 @@ def test_image_is_decoded_once_for_all_views(digits):
             return digits.image(row)
 
     images = Counting()
-    ViewSet(images, RICH, views=3, support_views=4)[0, 1]
+    ViewSet(images, RICH, views=3, support=[(4, RICH)])[0, 1]
     assert images.reads == 1
 
 
@@ -138,7 +138,7 @@ def test_batch_is_uint8_views_of_images_of_any_size(tmp_path, encode, picture):
 
 
 def test_collate_keeps_the_order(digits):
-    view_set = ViewSet(digits, RICH, support_augmentation=Augmentation(8), support_views=1)
+    view_set = ViewSet(digits, RICH, support=[(1, Augmentation(8))])
     batch = collate([view_set[0, row] for row in (7, 2)])
     assert batch.sample.tolist() == [7, 2] and batch.support[0].shape == (2, 1, 3, 8, 8)
     assert torch.equal(batch.main[1], view_set[0, 2].main)
@@ -180,10 +180,10 @@ def test_killed_worker_is_one_sentence():
 
 def test_epochs_follow_each_other_with_lasting_workers(digits):
     sampler = EpochSampler(len(digits), 10)
-    loader = view_loader(ViewSet(digits, RICH, support_views=1), sampler, workers=2)
+    loader = view_loader(ViewSet(digits, RICH, support=[(1, RICH)]), sampler, workers=2)
     for epoch in range(3):
         sampler.set_epoch(epoch)
-        expected = ViewSet(digits, RICH, support_views=1)
+        expected = ViewSet(digits, RICH, support=[(1, RICH)])
         found = by_row(loader)
         assert len(found) == 30 and all(torch.equal(found[row][0], expected[epoch, row].main) for row in range(30))
 

@@ -6,7 +6,20 @@ import sys
 import pytest
 import torch
 from distributed import two_ranks
-from distributed.two_ranks import DETECTORS, IMAGES, OBJECTIVES, SHARES, STRATEGIES, data, step, table_after_writes
+from distributed.two_ranks import (
+    DETECTORS,
+    FORMS,
+    GLOBAL,
+    IMAGES,
+    OBJECTIVES,
+    SHARES,
+    STRATEGIES,
+    data,
+    global_steps,
+    simclr_step,
+    step,
+    table_after_writes,
+)
 
 import falseneg as fn
 
@@ -32,11 +45,30 @@ def test_loss_and_parameter_gradients(ranks, case):
             torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("case", [(s, f) for s in SHARES for f in FORMS], ids=" / ".join)
+def test_support_sets_among_the_positives(ranks, case):
+    expected = simclr_step(slice(0, IMAGES), case[1])
+    for rank in range(2):
+        for got, wanted in zip(ranks[rank][case], expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-13)
+
+
 @pytest.mark.parametrize("shares", SHARES)
 def test_the_tables_of_all_ranks_are_that_of_one(ranks, shares):
     alone = table_after_writes(slice(0, IMAGES))
     for rank in range(2):
         torch.testing.assert_close(ranks[rank][shares, "table"], alone)
+
+
+@pytest.mark.parametrize("shares", SHARES)
+@pytest.mark.parametrize("form", GLOBAL)
+def test_state_of_each_sample_is_that_of_one_process(ranks, shares, form):
+    """No rank's updates are lost, and what is flagged is what is measured (GloFND's released code fails at both)."""
+    alone = global_steps(slice(0, IMAGES), GLOBAL[form])
+    assert alone[-1].sum() > 0 and alone[2][2] > 0  # temperatures were visited, pairs were flagged
+    for rank in range(2):
+        for got, wanted in zip(ranks[rank][shares, "global", form], alone, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-7, equal_nan=True)
 
 
 def test_gather_brings_rows_in_order_and_sums_the_gradients_of_all_ranks(ranks):

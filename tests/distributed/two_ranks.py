@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 import falseneg as fn
+from falseneg import clustering
 from falseneg.methods.simclr import contrast_views
 from falseneg.statistics.gather import gather_rows, world_size
 
@@ -31,8 +32,25 @@ class Levels(fn.Detector):
         return fn.AboveThreshold(torch.tensor(0.2)), fn.NoPairs()
 
 
+def clusters():
+    """Made over all ranks: the first one moves the centroids, and each assigns a part of the images, three at a time."""
+    detector = fn.IncrementalClusters([4, 2], warmup="0%", acceptance=0.8)
+    detector.prepare(fn.Facts(rows=10, negatives=14))
+    points = torch.randn(10, DIM, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    at_once, clustering.MOST_AT_ONCE = clustering.MOST_AT_ONCE, 3
+    detector.start_epoch(lambda: normalize(points, dim=1), CLOCK)
+    clustering.MOST_AT_ONCE = at_once
+    return detector
+
+
+def prepared(part):
+    part.prepare(fn.Facts(rows=10, negatives=14))
+    return part
+
+
 DETECTORS = {
     "none": fn.NoDetection,
+    "clusters": clusters,
     "support top-k": lambda: fn.SupportSet(top_k=3),
     "support threshold": lambda: fn.SupportSet(threshold=0.3),
     "support mean, distinct": lambda: fn.SupportSet(top_k=2, mean=True, distinct=True),
@@ -41,9 +59,18 @@ DETECTORS = {
     "oracle": lambda: fn.Oracle(LABELS),
     "both": lambda: fn.AllOf([fn.Oracle(LABELS), fn.FixedThreshold(0.0)]),
     "levels": Levels,
+    "global threshold": lambda: prepared(fn.GlobalThreshold(alpha=0.3)),
+    "relative to positive": lambda: fn.RelativeToPositive(absolute_margin=0.2),
 }
 STRATEGIES = {"eliminate": fn.ELIMINATE.renormalised(), "attract": fn.ATTRACT, "attract-outside": fn.ATTRACT_OUTSIDE}
-OBJECTIVES = {"InfoNCE": fn.InfoNCE, "OwnDenominators": fn.OwnDenominators, "Decoupled": fn.Decoupled}
+OBJECTIVES = {
+    "InfoNCE": fn.InfoNCE,
+    "OwnDenominators": fn.OwnDenominators,
+    "Decoupled": fn.Decoupled,
+    "GlobalContrastive": lambda: prepared(fn.GlobalContrastive()),
+    "Debiased": lambda: fn.Debiased(0.1),
+    "HardNegatives": lambda: fn.HardNegatives(1.5, 0.1),
+}
 
 
 def step(images, detector, strategy, objective):
@@ -58,7 +85,32 @@ def step(images, detector, strategy, objective):
     embeddings = fn.Embeddings(normalize(encoder(main), dim=-1), queries, sample)
     loss, _ = criterion([contrast_views(embeddings)], CLOCK)
     loss.backward()
-    gradients = [p.grad for p in (encoder.weight, encoder.bias, temperature.log_tau)]
+    return averaged(loss, [encoder.weight, encoder.bias, temperature.log_tau])
+
+
+FORMS = {
+    "multi-crop": {"support_views": SUPPORT, "support_as_positives": True},
+    "released FNC": {"support_from_views": True},
+}
+
+
+def simclr_step(images, form):
+    """The loss of these images with a support set among the positives, and the gradients of encoder and head."""
+    torch.manual_seed(0)
+    encoder = nn.Linear(PIXELS, DIM)
+    encoder.feature_dim = DIM
+    method = fn.SimCLR(encoder, head_layers=1, head_dim=DIM, **FORMS[form]).double().eval()
+    main, support, sample = (tensor[images] for tensor in data())
+    views = fn.Views(main, (support[:, :1], support[:, 1:]) if method.support_views else (), sample)
+    criterion = fn.Criterion(fn.SupportSet(top_k=3), fn.ATTRACT, temperature=0.3)
+    loss, _ = criterion(method.contrasts(method.encode(views)), CLOCK)
+    loss.backward()
+    return averaged(loss, method.parameters())
+
+
+def averaged(loss, parameters):
+    """The loss and the gradients, over all ranks."""
+    gradients = [p.grad for p in parameters]
     loss = loss.detach().clone()
     if world_size() > 1:  # as DDP does
         for tensor in (loss, *gradients):
@@ -76,6 +128,42 @@ def table_after_writes(rows):
     return [table.read("u", torch.arange(6)), table.visits]
 
 
+GLOBAL = {
+    "each": {},
+    "from one": {"initial": 1.0, "step": fn.GradientStep(0.5)},
+    "shared": {"shared": True},
+    "shared first": {"shared_until": "2 steps"},
+}
+
+
+def global_steps(images, options):
+    """GloFND, SogCLR and iSogCLR over some steps: losses, gradients, what was flagged, and all that is kept at the end.
+
+    Filtering starts with the second step; sample 1 is seen by both ranks when they share unevenly.
+    """
+    detector = fn.GlobalThreshold(alpha=0.3, start="1 steps", **options)
+    temperature = fn.IndividualTemperature(0.2, step=fn.AdamStep(0.02))
+    criterion = prepared(fn.Criterion(detector, fn.ELIMINATE, fn.GlobalContrastive(0.6, rho=0.3), temperature))
+    main, _, sample = (tensor[images] for tensor in data())
+    found = []
+    for number in range(4):
+        clock = fn.Clock(number, 10, 1)
+        z = normalize(main[..., :DIM] + 0.3 * number, dim=-1).requires_grad_()
+        loss, judged = criterion([contrast_views(fn.Embeddings(z, None, sample))], clock)
+        loss.backward()
+        temperature.after_backward(clock)
+        contrast, rule, _ = judged[0]
+        counts = torch.stack(list(vars(fn.confusion(contrast, rule, LABELS)).values()))
+        total = torch.cat([loss.detach()[None] / world_size(), counts])
+        gradient = torch.zeros(IMAGES, *z.shape[1:], dtype=torch.float64)
+        gradient[images] = z.grad / world_size()
+        if world_size() > 1:
+            dist.all_reduce(total)
+            dist.all_reduce(gradient)
+        found += [total, gradient]
+    return [*found, *criterion.state_dict().values()]
+
+
 def on_rank(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results = {}
@@ -86,7 +174,11 @@ def on_rank(rank, folder):
                 results[name, detector, strategy, "InfoNCE"] = step(images, detector, strategy, "InfoNCE")
         for objective in OBJECTIVES:
             results[name, "support top-k", "attract", objective] = step(images, "support top-k", "attract", objective)
+        for form in FORMS:
+            results[name, form] = simclr_step(images, form)
         results[name, "table"] = table_after_writes(images)
+        for form, options in GLOBAL.items():
+            results[name, "global", form] = global_steps(images, options)
     rows = torch.arange(3 + 2 * rank, dtype=torch.float64).requires_grad_()
     everyone = gather_rows(rows)
     (everyone * torch.arange(8.0, dtype=torch.float64) * (rank + 1)).sum().backward()

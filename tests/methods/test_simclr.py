@@ -75,7 +75,6 @@ def test_embeddings_are_unit_rows_in_float32_under_autocast(encoder):
     [
         ({"views": 1}, "views is 1; an anchor needs a positive"),
         ({"support_views": -1}, "support_views is -1"),
-        ({"support_as_positives": True}, "needs support views"),
     ],
 )
 def test_bad_options(encoder, options, sentence):

@@ -12,8 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from falseneg.train.per_sample import summary, write_arrays, write_clusters
+from falseneg.train.true_quantiles import Checked
 
 STRATEGIES = {
     "none": (0.0, 1.0),
@@ -23,6 +28,20 @@ STRATEGIES = {
     "oracle-eliminate": (0.0, 0.0),
 }
 QUALITY = {"none": 0.50, "fnc-eliminate": 0.51, "fnc-attract": 0.58, "oracle": 0.66, "oracle-eliminate": 0.53}
+
+
+class MadeImages:
+    """The digits as training knows them, as far as pictures of clusters need it."""
+
+    def __init__(self, pixels, labels, fake):
+        self.pixels, self.labels = pixels, torch.from_numpy(labels) if fake.labelled else None
+        self.class_names = fake.class_names
+
+    def describe(self, row):
+        return f"digit-{row:04d}.png"
+
+    def image(self, row):
+        return torch.from_numpy(self.pixels[row].reshape(1, 8, 8) * 255 / 16).to(torch.uint8).expand(3, 8, 8)
 
 
 @dataclass
@@ -37,6 +56,8 @@ class Fake:
         *("five", "six", "seven", "eight", "nine"),
     )
     finished: bool = True
+    clusters: tuple[int, ...] = ()
+    thresholds: bool = False
 
     def run(self, folder: Path, variant: str = "fnc-attract", seed: int = 0) -> dict:
         """Write a run folder; returns its final figures."""
@@ -64,6 +85,12 @@ class Fake:
                 "loss": loss,
                 **detection,
             }
+            held, checked = self._of_samples(z, epoch, random)
+            epoch_line |= summary(held, torch.from_numpy(labels) if self.labelled else None)
+            for name, result in checked.items():
+                epoch_line |= {f"{name}/{key}": value for key, value in result.figures().items()}
+            if held and epoch in recorded:
+                write_arrays(folder, epoch, held, checked)
             lines.append({"kind": "step", "step": 6 * epoch, "epoch": epoch - 0.1, "loss": loss, "share_flagged": 0.0})
             lines.append(epoch_line | ({"knn": self._knn(z, labels)} if self.labelled else {}))
             if epoch in recorded and len(flags):
@@ -74,6 +101,7 @@ class Fake:
         self._write(folder, variant, seed, lines + ([{"kind": "final", **final}] if self.finished else []))
         self._write_pictures(folder, pixels, labels, pairs, features.astype(np.float32))
         (folder / "similarities.json").write_text(json.dumps(similarities))
+        write_clusters(folder, MadeImages(pixels, labels, self))
         detection = {key: lines[-1].get(key) for key in ("precision", "recall", "f1", "share_flagged", "chance")}
         epochs_lines = [line for line in lines if line["kind"] == "epoch"]
         return final | detection | {"epoch_lines": epochs_lines}
@@ -128,6 +156,29 @@ class Fake:
             figures |= {"recall": right / same.sum(), "chance": same.sum() / negative.sum()}
             figures |= {"f1": 2 * right / (count + same.sum())} | ({"precision": right / count} if count else {})
         return flags, histogram, figures
+
+    def _of_samples(self, z, epoch, random):
+        """Clusters of the features, of which ever more are accepted; thresholds that approach the quantiles."""
+        held, checked = {}, {}
+        for number in self.clusters:
+            means = KMeans(number, n_init=1, max_iter=20, random_state=epoch).fit(z)
+            groups = torch.from_numpy(means.labels_).long()
+            distance = torch.from_numpy(means.transform(z).min(axis=1))
+            accepted = distance.argsort() < len(z) * (epoch - 1) / max(1, self.epochs - 1)
+            held |= {f"clusters {number}": groups, f"pseudo-labels {number}": groups.where(accepted, -1)}
+        if self.thresholds:
+            sim = z @ z.T - 2 * np.eye(len(z))
+            true = np.quantile(sim, 0.9, axis=1)
+            learned = true + random.normal(0, 0.3 / (epoch + 1), len(z)) + 0.4 / epoch**2
+            learned = learned.clip(-1, 1)
+            share = (sim > learned[:, None]).mean(axis=1)
+            rows = torch.arange(60)
+            arrays = {"threshold": torch.from_numpy(learned), "share_flagged": torch.from_numpy(share)}
+            held |= arrays
+            checked["threshold"] = Checked(
+                rows, torch.from_numpy(true)[rows], arrays["threshold"][rows], arrays["share_flagged"][rows], 0.1
+            )
+        return held, checked
 
     def _knn(self, z, labels):
         sim = z @ z.T - 2 * np.eye(len(z))

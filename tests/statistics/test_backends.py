@@ -1,11 +1,12 @@
 """Both backends against the loops of the papers' equations, in value and gradient, for the whole catalogue."""
 
 import math
+from dataclasses import replace
 
 import catalogue
 import pytest
 import torch
-from reference import loops
+from reference import loops, moco_loops
 
 import falseneg as fn
 from falseneg.statistics import tiles
@@ -77,6 +78,44 @@ def test_product_of_rules_strategies_and_objectives(kind, rule_name, backend):
                 got = torch.zeros_like(expected) if got is None else got
                 assert torch.isfinite(got).all()
                 torch.testing.assert_close(got, expected.to(got.dtype).expand_as(got), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule_name", RULES)
+@pytest.mark.parametrize("part", ["first", "second"])
+def test_flagged_pairs_outside_the_denominator_are_attracted_and_not_pushed(part, rule_name, kind, backend):
+    for strategy in catalogue.STRATEGIES.values():
+        results = []
+        for by in ("loop", "library"):
+            contrast, leaves = catalogue.contrast_of(kind)
+            contrast = replace(contrast, denominator=part)
+            rule, tau = catalogue.rules(contrast)[rule_name], temperature(kind)
+            if by == "library":
+                stats = fn.negative_stats(contrast, tau, rule, strategy, backend=backend)
+                losses = fn.InfoNCE()(contrast, stats, tau, strategy)
+            else:
+                losses = by_loop_in_parts(contrast, rule, tau, strategy)
+            results.append(values_and_gradients(losses, [leaf for leaf in (*leaves, tau) if leaf is not None]))
+        for expected, got in zip(*results, strict=True):
+            got = torch.zeros_like(expected) if got is None else got
+            torch.testing.assert_close(got, expected.to(got.dtype).expand_as(got), rtol=1e-10, atol=1e-12)
+
+
+def by_loop_in_parts(contrast, rule, tau, strategy):
+    """(N,) losses pair by pair, where only one part of the candidates is pushed away."""
+    anchors, candidates = contrast.anchors, contrast.candidates
+    sim = (anchors.z @ candidates.z.T).detach()
+    flagged = rule.tile(slice(0, len(anchors)), slice(0, len(candidates)), sim)
+    inside, losses = contrast.parts[contrast.denominator], []
+    for i in range(len(anchors)):
+        columns = loops.negatives_of(i, anchors.sample.tolist(), candidates.sample.tolist())
+        negatives = [
+            (loops.similarity(anchors.z[i], candidates.z[j]), bool(flagged[i, j]), inside.start <= j < inside.stop)
+            for j in columns
+        ]
+        weights = strategy.positive, strategy.negative, strategy.renormalise
+        losses.append(moco_loops.parted(list(contrast.positives[i]), negatives, tau.expand(len(anchors))[i], *weights))
+    return torch.stack(losses)
 
 
 def test_counts_and_weight(backend):

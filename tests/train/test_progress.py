@@ -42,10 +42,25 @@ def test_lines_are_not_more_than_one_a_second(capsys):
     assert "kNN 50.0%" in lines[-1]
 
 
+def test_a_line_about_something_aside_comes_where_it_takes_long(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = Lines()
+    for _ in range(2):  # two passes, of 9 and of 45 seconds
+        for done in range(10, 101, 10):
+            progress.aside("embedding all images", done, 100)
+            now[0] += 1.0 if now[0] < 110 else 5.0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "embedding all images: 30 of 100  23 s left"
+    assert [line.split()[3] for line in lines] == ["30", "50", "70", "90"]
+
+
 def test_silence(capsys):
     with Silent() as progress:
         progress.step(fn.Clock(1, 1, 1), FIGURES, 1.0)
         progress.message("x")
+        progress.aside_since = progress.last = -100.0
+        progress.aside("x", 1, 2)
     assert capsys.readouterr().out == ""
 
 
@@ -59,9 +74,14 @@ def test_a_bar_on_a_terminal(monkeypatch):
         bar.step(fn.Clock(3, 10, 2), FIGURES, 70.0)
         bar.advance(fn.Clock(4, 10, 2))
         assert bar.bar.tasks[0].completed == 4
+        bar.aside("embedding all images", 250, 1000)
+        bar.bar.refresh()
+        assert bar.bar.tasks[1].completed == 250
+        bar.aside("embedding all images", 1000, 1000)
+        assert len(bar.bar.tasks) == 1
         bar.epoch(fn.Clock(10, 10, 2), {"epoch": 1, "knn": 0.5})
     shown = out.getvalue()
-    for words in ("[brackets]", "loss 5.2500", "1 min 10 s left", "epoch 1/2", "kNN 50.0%"):
+    for words in ("[brackets]", "loss 5.2500", "1 min 10 s left", "epoch 1/2", "kNN 50.0%", "250 of 1,000 images"):
         assert words in shown
 
 

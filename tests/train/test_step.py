@@ -12,7 +12,7 @@ def test_everything_happens_once_and_in_order(monkeypatch, pieces):
     conv = learner.method.encoder.backbone.conv1.weight
 
     class Noting(fn.FixedTemperature):
-        def after_backward(self, clock):
+        def after_backward(self, clock, scale):
             calls.append(("after_backward", conv.grad is not None, torch.equal(conv, before)))
 
     learner.criterion.temperature = Noting(0.2)

@@ -14,7 +14,7 @@ from train.two_processes import run_of
 from falseneg.train import fit
 
 
-def launch(folder, pieces, stop=-1, resume="new"):
+def launch(folder, pieces, stop=-1, resume="new", crops="none"):
     command = [
         sys.executable,
         str(Path(__file__).parent / "two_processes.py"),
@@ -23,6 +23,7 @@ def launch(folder, pieces, stop=-1, resume="new"):
         str(pieces),
         str(stop),
         resume,
+        crops,
     ]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=250, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -55,6 +56,13 @@ def test_gradients_are_those_of_one_process(alone, tmp_path, pieces):
     assert done.returncode == 0, done.stderr
     assert_alike(alone, tmp_path / "run")
     assert done.stdout.count("images (10 classes") == 1, "only the first process speaks"
+
+
+def test_multi_crop_in_two_processes_is_that_of_one(tmp_path):
+    fit(run_of(1, 1, crops=True), tmp_path / "alone")
+    done = launch(tmp_path / "run", 2, crops="crops")
+    assert done.returncode == 0, done.stderr
+    assert_alike(tmp_path / "alone", tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -1,4 +1,8 @@
-"""A small run over one or two processes, without BatchNorm: python two_processes.py FOLDER DEVICES PIECES STOP RESUME."""
+"""A small run over one or two processes, without BatchNorm.
+
+python two_processes.py FOLDER DEVICES PIECES STOP RESUME CROPS; with "crops" the support views are crops of two sizes
+that are positives, too.
+"""
 
 import os
 import signal
@@ -11,6 +15,7 @@ import torch
 from train.parts import tiny_encoder, tiny_run
 
 import falseneg as fn
+from falseneg.data import Crops
 from falseneg.train import SGD, fit
 
 
@@ -27,12 +32,13 @@ class StopRankOne(fn.InfoNCE):
         return super().forward(contrast, stats, tau, strategy, clock)
 
 
-def run_of(devices, pieces, stop=-1):
+def run_of(devices, pieces, stop=-1, crops=False):
     encoder = tiny_encoder(norm_layer="layernorm2d", drop_rate=0.0, drop_path_rate=0.0)
-    method = fn.SimCLR(encoder, head_dim=16, support_views=1)
+    method = fn.SimCLR(encoder, head_dim=16, support_views=0 if crops else 1, support_as_positives=crops)
     method.head[1] = torch.nn.LayerNorm(encoder.feature_dim)
     return tiny_run(
         method=method.double(),  # in float32 another order of sums would flag other pairs
+        multi_crop=[Crops(1, 6, (0.1, 0.4)), Crops(2, 4, (0.1, 0.4))] if crops else None,
         temperature=fn.LearnedTemperature().double(),
         objective=StopRankOne(stop),
         optimiser=SGD(0.02),
@@ -46,6 +52,6 @@ def run_of(devices, pieces, stop=-1):
 
 
 if __name__ == "__main__":
-    folder, devices, pieces, stop, resume = sys.argv[1:]
+    folder, devices, pieces, stop, resume, crops = sys.argv[1:]
     torch.set_num_threads(1)
-    fit(run_of(int(devices), int(pieces), int(stop)), folder, resume=resume == "resume")
+    fit(run_of(int(devices), int(pieces), int(stop), crops == "crops"), folder, resume=resume == "resume")

@@ -22,13 +22,13 @@ from falseneg.cli.configuration import (
     uses_gpu,
 )
 from falseneg.cli.messages import did_you_mean, sentence
-from falseneg.cli.parser import read_yaml, run_parser, strings, trust
+from falseneg.cli.parser import configuration_files, read_yaml, run_parser
 from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
 from falseneg.compare.display import display, show_tables
 from falseneg.compare.results import collect, write_results
 from falseneg.compare.tables import tables
 from falseneg.compare.tasks import Task, run_tasks, warm_up
-from falseneg.compare.variants import BY_DEFAULT, Overrides, changed, named_variants
+from falseneg.compare.variants import BY_DEFAULT, NAMES, Overrides, changed, named_variants
 from falseneg.data import ImageSet, inspect
 from falseneg.errors import UserError
 from falseneg.train.defaults import Circumstances
@@ -36,7 +36,7 @@ from falseneg.train.prepare import LOOKED_AT
 
 ABOUT = (
     "Train variants that differ only in how they treat false negatives, with several seeds, and compare them. Without "
-    "options it compares none, FNC and the true labels on handwritten digits in a few minutes. Stopped, it goes on where "
+    "options it compares none, FNC, IFND, GloFND and the true labels on handwritten digits in a few minutes. Stopped, it goes on where "
     "it was when the same command is given again."
 )
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -47,11 +47,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "variants": {
         **{"nargs": "+", "metavar": "NAME"},
-        "help": f"which to compare: of {', '.join(BY_DEFAULT)} (default: all of them), and of --variants-file",
-    },
-    "variants_file": {
-        **{"type": Path | None, "metavar": "FILE"},
-        "help": "a YAML file of further variants, each a name and the options in which it differs",
+        "help": f"which to compare: of {', '.join(NAMES)} (default: {', '.join(BY_DEFAULT)}), and of those that a "
+        "configuration file describes, where this is a mapping from each name to the options in which it differs",
     },
     "jobs": {"type": int | None, "help": "runs at a time (default: one for each core, at most 4; one on a GPU)"},
 }
@@ -74,12 +71,13 @@ def run(arguments: Sequence[str]) -> int:
         arguments = ["--config", "digits", *arguments]
     options = parser.parse_args(arguments)
     settings = run_settings(parser, options)
+    own = _own_variants(arguments)
     jobs = options["jobs"] or (1 if uses_gpu(settings) else min(available_cores(), MOST_JOBS))
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; give at least 1")
     threads = max(1, available_cores() // jobs)
     warm_up(threads, PRELOAD)
-    comparison, images = _comparison(options, settings, threads)
+    comparison, images = _comparison(options, own, settings, threads)
     folder = options["out"] or Path(f"compare-{settings['data']['class_path'].rsplit('.', 1)[-1].lower()}")
     if read_comparison(folder) is None:
         _report_on(images, settings)
@@ -103,7 +101,9 @@ def train(configuration: Mapping[str, Any], folder: Path, resume: bool) -> None:
         raise
 
 
-def _comparison(options: Namespace, settings: Configuration, threads: int) -> tuple[Comparison, ImageSet]:
+def _comparison(
+    options: Namespace, own: Mapping[str, Overrides], settings: Configuration, threads: int
+) -> tuple[Comparison, ImageSet]:
     """What is asked for, every part of it tried out, and the data."""
     facts, images = look(settings, threads)
     # The images are looked through once, for all runs.
@@ -111,50 +111,92 @@ def _comparison(options: Namespace, settings: Configuration, threads: int) -> tu
     measured = images.labels is not None and (base["test"] is not None or base["holdout"] > 0)
     if measured and base["evaluate_every"] is None:
         base["evaluate_every"] = EVALUATE_EVERY
-    chosen = _chosen(options, base, images)
-    variants = {name: _configured(name, changed(base, chosen[name]), facts, images) for name in chosen}
+    chosen = _chosen(options["variants"], own, base, images)
+    variants = {}
+    for name, overrides in chosen.items():
+        elsewhere = "data" in overrides or "accelerator" in overrides
+        variants[name] = _configured(name, changed(base, overrides), None if elsewhere else (facts, images), threads)
     return Comparison(base, variants, list(dict.fromkeys(options["seeds"]))), images
 
 
-def _chosen(options: Namespace, base: Mapping[str, Any], images: ImageSet) -> dict[str, Overrides]:
-    """What the variants that are asked for change."""
+def _chosen(
+    asked: Any, own: Mapping[str, Overrides], base: Mapping[str, Any], images: ImageSet
+) -> dict[str, Overrides]:
+    """What the variants that are asked for change.
+
+    Args:
+        asked: names; None for the usual ones.
+        own: what the variants change that the user describes.
+        base: the configuration that all share, with nothing left open.
+        images: to learn from.
+    """
     classes = None if images.labels is None else len(images.labels[images.labels >= 0].unique())
-    known = named_variants(base["expected_classes"], base["method"].get("init_args", {}).get("support_views", 0))
-    own = _own_variants(options["variants_file"])
+    known = named_variants(base, len(images))
     usual = [name for name in BY_DEFAULT if classes or not name.startswith("oracle")]
-    chosen = options["variants"] or list(own) or usual
-    if chosen == usual != list(BY_DEFAULT):
+    if asked is None and usual != list(BY_DEFAULT):
         print("the images have no labels, so there is no oracle to compare with")
-    for name in chosen:
-        every = sorted({*BY_DEFAULT, *own})
-        if name not in every:
-            raise UserError(f"there is no variant {name}{did_you_mean(name, every)}; choose of {', '.join(every)}")
-        if name not in own and name.startswith("oracle") and not classes:
-            raise UserError(f"the variant {name} needs labels, and these images have none; leave it out")
-        if name not in own and name not in known:
-            hint = f" (the labels say {classes})" if classes else ""
+    chosen = {}
+    for name in map(str, usual if asked is None else asked):
+        if name not in own:
+            _check_known(name, own, known, classes)
+        chosen[name] = own.get(name, known.get(name, {}))
+    return chosen
+
+
+def _check_known(name: str, own: Mapping[str, Overrides], known: Mapping[str, Overrides], classes: int | None) -> None:
+    """Refuse a variant that does not exist, or that cannot work with these images.
+
+    Args:
+        name: of a variant that the user did not describe.
+        own: those that the user described.
+        known: those that come with the package and can be made.
+        classes: among the labels; None without labels.
+    """
+    every = [*NAMES, *own]
+    if name not in NAMES:
+        raise UserError(f"there is no variant {name}{did_you_mean(name, every)}; choose of {', '.join(every)}")
+    if name.startswith("oracle") and not classes:
+        raise UserError(f"the variant {name} needs labels, and these images have none; leave it out")
+    if name not in known:
+        hint = f" (the labels say {classes})" if classes else ""
+        raise UserError(
+            f"the variant {name} depends on the number of classes: say with --expected-classes how many kinds of images to "
+            f"expect{hint}"
+        )
+
+
+def _own_variants(arguments: Sequence[str]) -> dict[str, Overrides]:
+    """The variants that the configuration files describe: where ``variants`` is a mapping, those with something in it."""
+    own: dict[str, Overrides] = {}
+    for path in configuration_files(arguments):
+        content = read_yaml(path)
+        variants = content.get("variants") if isinstance(content, dict) else None
+        if variants is None or isinstance(variants, list):
+            continue
+        if not isinstance(variants, dict) or not all(isinstance(each, dict | None) for each in variants.values()):
             raise UserError(
-                f"the variant {name} flags one over the number of classes of all candidates: say with --expected-classes "
-                f"how many kinds of images to expect{hint}"
+                f"the variants in {path} are neither a list of names nor a mapping; write names, and below each the options in "
+                "which it differs"
             )
-    return {name: own.get(name, known.get(name, {})) for name in chosen}
+        own |= {str(name): overrides for name, overrides in variants.items() if overrides is not None}
+    return own
 
 
-def _own_variants(path: Path | None) -> dict[str, Overrides]:
-    """The variants in a file of the user's."""
-    if path is None:
-        return {}
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not all(isinstance(overrides, dict) for overrides in content.values()):
-        raise UserError(f"{path} holds no variants; write a name and below it the options in which the variant differs")
-    trust(strings(content))
-    return {str(name): overrides for name, overrides in content.items()}
+def _configured(
+    name: str, settings: Mapping[str, Any], there: tuple[Circumstances, ImageSet] | None, threads: int
+) -> Configuration:
+    """The whole configuration of a variant, tried out, so that a mistake shows before anything is trained.
 
-
-def _configured(name: str, settings: Mapping[str, Any], facts: Circumstances, images: ImageSet) -> Configuration:
-    """The whole configuration of a variant, tried out, so that a mistake shows before anything is trained."""
+    Args:
+        name: of the variant.
+        settings: of the variant.
+        there: what open settings depend on, and the images, if the variant learns from the same images as all.
+        threads: for a run.
+    """
     try:
-        configuration = settle(check(settings), facts)
+        configuration = check(settings)
+        facts, images = there or look(configuration, threads)
+        configuration = settle(configuration, facts)
         build({**configuration, "test": None}, images).check()
     except UserError as error:
         raise UserError(f"variant {name}: {error}") from error

@@ -5,6 +5,7 @@ A configuration is a plain mapping, as it stands in a YAML file; a class in it i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ def check(configuration: Mapping[str, Any]) -> Configuration:
         UserError: it holds an unknown option or class, or a value of the wrong kind.
     """
     parser = run_parser("", "")
-    return run_settings(parser, parser.parse_object(dict(configuration)))
+    return run_settings(parser, parser.parse_object(copy.deepcopy(dict(configuration))))
 
 
 def resolve(configuration: Mapping[str, Any], cores: int | None = None) -> tuple[Configuration, ImageSet]:
@@ -95,7 +96,8 @@ def build(configuration: Mapping[str, Any], images: ImageSet | None = None) -> R
     """
     trust(strings(configuration))
     parser = run_parser("", "")
-    namespace = parser.parse_object(dict(configuration))
+    # A copy to the last list: the parser puts its own objects into those that it is given.
+    namespace = parser.parse_object(copy.deepcopy(dict(configuration)))
     if images is not None:
         namespace["data"] = images
     torch.manual_seed(configuration.get("seed", 0))

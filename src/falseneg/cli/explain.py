@@ -25,6 +25,7 @@ _UNION = re.compile(
 _NO_CLASS = re.compile(
     r"(Expected a dot import path string|No module named|module '.*' has no attribute|Import path .* does)"
 )
+_ABSTRACT = re.compile(r"Expected an instantiatable class, but \S+ is abstract")
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)", re.DOTALL)
 _NOT_FROM_TEXT = {"Subset", "ViewSet"}
 """Data sets that only a program makes."""
@@ -76,6 +77,8 @@ def _what(rest: str, keys: list[str], class_path: str, owner: type, options: lis
         given = class_path or rest.rsplit(":", 1)[-1].strip()
         return _no_class(given, rest, option, list(class_names(owner, keys[-1])) if keys else [])
     holder = _find(class_path) or owner
+    if _ABSTRACT.match(rest):
+        return f"{option} has options, but no class; first choose one of {', '.join(class_names(owner, keys[-1]))}"
     if match := re.match(r"Option '(.+?)' is not accepted|Group '(.+?)' does not accept option '(.+?)'", rest):
         inner = [match[1]] if match[1] else [*match[2].split("."), match[3]]
         return _no_part(keys, inner, holder)
@@ -143,10 +146,13 @@ def _bad_value(rest: str, option: str) -> str:
 
 def _of_class(errors: str) -> str | None:
     """Of the complaints of an optional or alternative type, the one about a class, if there is one."""
-    pieces = [piece.strip() for piece in re.split(r"^    - ", errors, flags=re.MULTILINE)]
+    margin = re.match(r" *", errors)[0]  # type: ignore[index]
+    pieces = [piece.strip() for piece in re.split(rf"^{margin}- ", errors, flags=re.MULTILINE)]
     if "Literal[" in errors and not any("Option" in piece for piece in pieces):
         return None
-    about = [piece for piece in pieces if _CLASS.match(piece) or _NO_CLASS.match(piece)]
+    numbers = any("<class 'float'>" in piece for piece in pieces)
+    about = [piece for piece in pieces if _CLASS.match(piece) or (_NO_CLASS.match(piece) and not numbers)]
+    about += [piece for piece in pieces if _ABSTRACT.match(piece)]
     return min(about, key=lambda piece: _NO_CLASS.match(piece) is not None, default=None)
 
 

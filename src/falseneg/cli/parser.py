@@ -17,6 +17,8 @@ from falseneg.cli.recipes import recipe_path
 from falseneg.data import Augmentation
 from falseneg.errors import UserError
 from falseneg.models import Encoder
+from falseneg.row_step import RowStep
+from falseneg.schedule import Schedule
 from falseneg.strategy import STRATEGIES, Strategy
 from falseneg.train.folder import ABOUT
 from falseneg.train.optimisers import Optimiser
@@ -52,11 +54,16 @@ class Parser(ArgumentParser):
     def parse_args(self, args: Sequence[str], *rest: Any, **more: Any) -> Namespace:  # type: ignore[override]
         arguments = _plain_options(args)
         trust(argument.rpartition("=")[2] for argument in arguments)
-        for path in _configuration_files(arguments):
+        for path in configuration_files(arguments):
             content = read_yaml(path)
+            if isinstance(content, dict) and "variants" in content and not self._takes("variants"):
+                raise UserError(f"{path} describes a comparison; run it with falseneg compare --config {path}")
             if not is_stored(path):
                 trust(strings(content))
         return super().parse_args(arguments, *rest, **more)
+
+    def _takes(self, option: str) -> bool:
+        return any(action.dest == option for action in self._actions)
 
     def format_help(self, *args: Any) -> str:
         # Options are shown as they are mostly typed; in YAML files the same names have underscores.
@@ -97,7 +104,8 @@ def run_parser(command: str, about: str, only: Sequence[str] = ()) -> Parser:
     taken = {field.name for field in dataclasses.fields(Run) if field.name in (only or [field.name])}
     left_out = {field.name for field in dataclasses.fields(Run)} - taken
     # Parts of one class only: their options stand for themselves, without a class path.
-    set_parsing_settings(subclasses_disabled=[Encoder, Augmentation], subclasses_enabled=[Optimiser])
+    kinds: list[type | str] = [Optimiser, RowStep, Schedule]
+    set_parsing_settings(subclasses_disabled=[Encoder, Augmentation], subclasses_enabled=kinds)
     parser = Parser(prog=f"falseneg {command}", description=about, usage=f"falseneg {command} [options]")
     parser.add_argument("--config", action="config", help="a YAML file with any of these options, or a recipe's name")
     parser.add_class_arguments(Run, as_group=False, skip={"strategy", "augmentation", *left_out})
@@ -163,9 +171,10 @@ def _plain_options(arguments: Sequence[str]) -> list[str]:
     return plain
 
 
-def _configuration_files(arguments: Sequence[str]) -> Iterator[Path]:
+def configuration_files(arguments: Sequence[str]) -> Iterator[Path]:
+    """The files behind --config; in the place of a recipe's name the recipe's file."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if before == "--config":
-            yield Path(argument)
+            yield recipe_path(argument)
         elif argument.startswith("--config="):
-            yield Path(argument.removeprefix("--config="))
+            yield recipe_path(argument.removeprefix("--config="))

@@ -25,10 +25,17 @@ def run(arguments: Sequence[str]) -> int:
     if name is not None:
         sys.stdout.write(_known(name).read_text(encoding="utf-8"))
         return 0
-    for path in sorted(FOLDER.glob("*.yaml")):
-        about = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        print(f"{path.stem:<16} {about}")
+    names = recipe_names()
+    for name in names:
+        about = _known(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        print(f"{name:<{max(map(len, names))}} {about}")
     return 0
+
+
+def recipe_names() -> list[str]:
+    """All recipes: the paths of their files below the folder of recipes, without the ending."""
+    paths = [path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml")]
+    return sorted(paths, key=lambda name: (name.count("/") > 0, name))
 
 
 def recipe_path(name: str) -> Path:
@@ -40,13 +47,15 @@ def recipe_path(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
+    if path.suffix in (".yaml", ".yml", ".json"):
         raise UserError(f"there is no configuration file {name}")
     return _known(name)
 
 
 def _known(name: str) -> Path:
-    names = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    names = recipe_names()
     if name not in names:
-        raise UserError(f"there is no file or recipe {name}{did_you_mean(name, names)}; recipes are {', '.join(names)}")
+        raise UserError(
+            f"there is no file or recipe {name}{did_you_mean(name, names)}; falseneg recipes lists the recipes"
+        )
     return FOLDER / f"{name}.yaml"

@@ -8,38 +8,55 @@ from typing import Any
 
 Overrides = Mapping[str, Any]
 
-BY_DEFAULT = ("none", "fnc-eliminate", "fnc-attract", "oracle", "oracle-eliminate")
+NAMES = (
+    *("none", "fnc-eliminate", "fnc-attract", "ifnd", "glofnd", "batch-quantile", "shared-threshold"),
+    *("sogclr", "sogclr-glofnd", "moco", "moco-fnc-attract", "debiased", "hard-negatives", "relative-to-positive"),
+    *("oracle", "oracle-eliminate"),
+)
+"""All variants that have a name."""
+BY_DEFAULT = ("none", "fnc-eliminate", "fnc-attract", "ifnd", "glofnd", "oracle", "oracle-eliminate")
+"""Those that are compared when none is named."""
 SUPPORT_VIEWS = 4
 """Support views of the FNC variants where the configuration has none. The paper finds 8 best; 4 cost half."""
+GLOFND_START = "35%"
+"""Of the training: when GloFND and its baselines start; epoch 70 of 200 in the paper's experiments."""
+MOST_KEYS = 65_536
+"""Of the bank of the MoCo variants, at most: that of MoCo itself, on 1.28 million images."""
+MOMENTUM = (0.9, 0.999)
+"""Of the momentum encoder, at least and at most: the latter is MoCo's."""
 
 
-def named_variants(expected_classes: int | None, support_views: int = 0) -> dict[str, Overrides]:
+def named_variants(base: Mapping[str, Any], images: int) -> dict[str, Overrides]:
     """The variants by name.
 
     FNC (Huynh et al. 2022, section 4.3) does best with the 8 most similar of 8,190 candidates in 1,000 classes for
-    elimination, which is one over the number of classes, and with half as many for attraction.
+    elimination, which is one over the number of classes, and with half as many for attraction. IFND and GloFND keep the
+    configuration's method, so that only the treatment of false negatives differs.
 
     Args:
-        expected_classes: C; None leaves out the variants that cannot do without it.
-        support_views: what the configuration has already.
+        base: the configuration that all variants share, with nothing left open. Without ``expected_classes``, the
+            variants that cannot do without are left out.
+        images: how many there are to learn from.
     """
     variants: dict[str, Overrides] = {"none": _treatment(_part("NoDetection"), "ignore")}
-    if expected_classes is not None:
-        share = 1 / expected_classes
-        support = {"method": {"init_args": {"support_views": support_views or SUPPORT_VIEWS}}}
-        variants["fnc-eliminate"] = support | _treatment(_part("SupportSet", share=share), "eliminate")
-        variants["fnc-attract"] = support | _treatment(_part("SupportSet", share=share / 2), "attract")
+    if base["expected_classes"] is not None:
+        variants |= _of_classes(base, images)
+    variants["sogclr"] = _without_detector(_part("GlobalContrastive"))
+    variants["moco"] = {"method": _moco(base, images)} | _treatment(_part("NoDetection"), "ignore")
+    variants["relative-to-positive"] = _treatment(_part("RelativeToPositive", relative_margin=0.05), "eliminate")
     variants["oracle"] = _treatment(_part("Oracle"), "attract")
     variants["oracle-eliminate"] = _treatment(_part("Oracle"), "eliminate")
-    return variants
+    return {name: variants[name] for name in NAMES if name in variants}
 
 
 def changed(configuration: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
     """The configuration with the overrides in it. A class of another name takes nothing over from the one before."""
     result = copy.deepcopy(dict(configuration))
     for key, value in overrides.items():
+        if key == "class_path" and key in result:  # here it is the same, perhaps by its bare name
+            continue
         old = result.get(key)
-        other_class = isinstance(value, Mapping) and value.get("class_path", "") not in ("", _class_of(old))
+        other_class = isinstance(value, Mapping) and not _same_class(value.get("class_path"), _class_of(old))
         if isinstance(value, Mapping) and isinstance(old, Mapping) and not other_class:
             result[key] = changed(old, value)
         else:
@@ -47,12 +64,68 @@ def changed(configuration: Mapping[str, Any], overrides: Overrides) -> dict[str,
     return result
 
 
+def _of_classes(base: Mapping[str, Any], images: int) -> dict[str, Overrides]:
+    """The variants that flag one over the number of classes, or cluster into multiples of it."""
+    share = 1 / base["expected_classes"]
+    crops = sum(group["number"] for group in base.get("multi_crop") or ())
+    support_views = crops or base["method"].get("init_args", {}).get("support_views") or SUPPORT_VIEWS
+    support = {"method": {"init_args": {"support_views": support_views}}}
+    attract = _treatment(_part("SupportSet", share=share / 2), "attract")
+    learned = _part("GlobalThreshold", alpha=share, start=GLOFND_START)
+    shared = _part("GlobalThreshold", alpha=share, start=GLOFND_START, shared=True)
+    quantile = _part("StartAt", detector=_part("BatchQuantile", alpha=share), at=GLOFND_START)
+    return {
+        "fnc-eliminate": support | _treatment(_part("SupportSet", share=share), "eliminate"),
+        "fnc-attract": support | attract,
+        "ifnd": _treatment(_part("IncrementalClusters"), "eliminate"),
+        "glofnd": _treatment(learned, "eliminate-renormalised"),
+        "batch-quantile": _treatment(quantile, "eliminate-renormalised"),
+        "shared-threshold": _treatment(shared, "eliminate-renormalised"),
+        "sogclr-glofnd": {"objective": _part("GlobalContrastive")} | _treatment(learned, "eliminate"),
+        "moco-fnc-attract": {"method": _moco(base, images, support_views)} | attract,
+        "debiased": _without_detector(_part("Debiased", class_prior=share)),
+        "hard-negatives": _without_detector(_part("HardNegatives", class_prior=share)),
+    }
+
+
+def _moco(base: Mapping[str, Any], images: int, support_views: int | None = None) -> dict[str, Any]:
+    """MoCo v2 with the encoder and the head of the configuration.
+
+    Its bank holds half of the images, but at least the keys of a step; its momentum encoder averages over a twentieth of the
+    training, but not over more steps than MoCo's own: both follow from the data's size, because MoCo's are made for 1.28
+    million images.
+    """
+    method = base["method"]
+    kept = ("encoder", "head_layers", "head_hidden", "head_dim", "views", "support_views", "support_as_positives")
+    arguments = {name: value for name, value in method.get("init_args", {}).items() if name in kept}
+    if support_views is not None:
+        arguments["support_views"] = support_views
+    if not _same_class(method["class_path"], "falseneg.MoCo"):
+        steps = base["epochs"] * max(1, images // base["batch_size"])
+        least, most = MOMENTUM
+        arguments["momentum"] = round(min(most, max(least, 1 - 20 / steps)), 4)
+        keys = base["batch_size"] * ((arguments.get("views") or 2) - 1)  # of one step
+        arguments["bank"] = max(keys, min(MOST_KEYS, images // 2))
+    return _part("MoCo", **arguments)
+
+
 def _class_of(value: Any) -> Any:
     return value.get("class_path") if isinstance(value, Mapping) else None
 
 
+def _same_class(given: str | None, old: str | None) -> bool:
+    """Whether a class path, or the bare name of a class of falseneg's, names the class from before; None names none."""
+    if not given or given == old:
+        return True
+    return old is not None and old.startswith("falseneg.") and given == old.rsplit(".", 1)[-1]
+
+
 def _treatment(detector: dict[str, Any], strategy: str) -> dict[str, Any]:
     return {"detector": detector, "strategy": strategy}
+
+
+def _without_detector(objective: dict[str, Any]) -> dict[str, Any]:
+    return {"objective": objective} | _treatment(_part("NoDetection"), "ignore")
 
 
 def _part(name: str, **arguments: Any) -> dict[str, Any]:

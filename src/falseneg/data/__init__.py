@@ -8,13 +8,14 @@ from falseneg.data.loader import EpochSampler, ViewLoader, ViewSample, ViewSet, 
 from falseneg.data.parquet import Parquet
 from falseneg.data.shards import Shards
 from falseneg.data.torchvision_sets import Cifar10, Cifar100, Torchvision
-from falseneg.data.views import Augmentation, evaluation_view, view_generator_seed
+from falseneg.data.views import Augmentation, Crops, evaluation_view, view_generator_seed
 from falseneg.data.wrapped import Wrapped, as_image_set
 
 __all__ = [
     "Augmentation",
     "Cifar10",
     "Cifar100",
+    "Crops",
     "Digits",
     "EncodedSet",
     "EpochSampler",

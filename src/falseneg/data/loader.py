@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,8 +46,7 @@ class ViewSet(Dataset[ViewSample]):
             it was found.
         views: V, main views of each image.
         seed: of all views.
-        support_augmentation: the same for support views; None for `augmentation`.
-        support_views: S, support views of each image.
+        support: groups of further views: how many, and how each is made. What has one size goes together.
     """
 
     def __init__(
@@ -56,15 +55,13 @@ class ViewSet(Dataset[ViewSample]):
         augmentation: Callable[[Tensor], Tensor],
         views: int = 2,
         seed: int = 0,
-        support_augmentation: Callable[[Tensor], Tensor] | None = None,
-        support_views: int = 0,
+        support: Sequence[tuple[int, Callable[[Tensor], Tensor]]] = (),
     ) -> None:
         self.image_set = image_set
         self.augmentation = augmentation
         self.views = views
         self.seed = seed
-        self.support_augmentation = support_augmentation or augmentation
-        self.support_views = support_views
+        self.support = [augmentation for number, augmentation in support for _ in range(number)]
 
     def __len__(self) -> int:
         return len(self.image_set)
@@ -84,13 +81,13 @@ class ViewSet(Dataset[ViewSample]):
             _seed(view_generator_seed(self.seed, epoch, row, _READING))  # in case the data set draws numbers, too
             image = self.image_set.image(row)
             main = [self._view(self.augmentation, image, epoch, row, view) for view in range(self.views)]
-            support = [
-                self._view(self.support_augmentation, image, epoch, row, -1 - view)
-                for view in range(self.support_views)
-            ]
+            sizes: dict[torch.Size, list[Tensor]] = {}
+            for number, augmentation in enumerate(self.support):
+                view = self._view(augmentation, image, epoch, row, -1 - number)
+                sizes.setdefault(view.shape, []).append(view)
         finally:
             torch.set_rng_state(state)
-        return ViewSample(torch.stack(main), (torch.stack(support),) if support else (), row)
+        return ViewSample(torch.stack(main), tuple(torch.stack(group) for group in sizes.values()), row)
 
     def _view(self, augmentation: Callable[[Tensor], Tensor], image: Tensor, epoch: int, row: int, view: int) -> Tensor:
         _seed(view_generator_seed(self.seed, epoch, row, view))
@@ -209,16 +206,16 @@ class ViewLoader(DataLoader):
 
 
 def view_loader(
-    view_set: ViewSet, sampler: EpochSampler, workers: int = 0, device: torch.device | str = "cpu"
+    view_set: ViewSet, sampler: Iterable[list[tuple[int, int]]], workers: int = 0, device: torch.device | str = "cpu"
 ) -> ViewLoader:
     """Loads batches of views in worker processes.
 
-    Choose the epoch with `sampler.set_epoch` before each pass. Batches do not depend on the number of workers, and the
+    Choose the epoch with `EpochSampler.set_epoch` before each pass. Batches do not depend on the number of workers, and the
     global random state of this process is left alone.
 
     Args:
         view_set: the views.
-        sampler: the order; its batches become the loader's.
+        sampler: batches of (epoch, row), as an `EpochSampler` gives them; they become the loader's.
         workers: processes that make views; 0 for this process.
         device: where the batches go: for a CUDA device they are put into pinned memory.
     """

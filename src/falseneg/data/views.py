@@ -7,6 +7,7 @@ import functools
 import hashlib
 import math
 import struct
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -44,6 +45,36 @@ def view_generator_seed(seed: int, epoch: int, row: int, view: int) -> int:
     """
     packed = struct.pack("<4q", seed, epoch, row, view)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Further views of one size, beside the main views (multi-crop, Caron et al. 2020, arXiv 2006.09882).
+
+    Args:
+        number: how many of each image, at least 1.
+        size: their side in pixels, at least 2 and at most that of the main views.
+        scale: smallest and largest share of the image's area that a crop covers, within 0..1.
+    """
+
+    number: int
+    size: int
+    scale: tuple[float, float] = (0.05, 0.14)
+
+    def check(self) -> None:
+        """Refuse what cannot be; not at construction, for the parser would bury the sentence in its own.
+
+        Raises:
+            UserError: a value is outside its range.
+        """
+        if self.number < 1:
+            raise UserError(f"multi_crop: number is {self.number}; give at least 1 crop, or leave the group out")
+        if self.size < 2:
+            raise UserError(f"multi_crop: size is {self.size}; give the side of the crops in pixels, at least 2")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(
+                f"multi_crop: scale is {list(self.scale)}; give two shares of the area, 0 < smallest <= largest <= 1"
+            )
 
 
 class Augmentation:
@@ -126,6 +157,13 @@ class Augmentation:
         decided = copy.copy(self)
         decided.size = self.size or size
         decided._check()
+        return decided
+
+    def for_crops(self, crops: Crops) -> Augmentation:
+        """The same for a group of multi-crop, with its size and scale. Blur stays as likely as it is in the main views."""
+        decided = copy.copy(self)
+        decided.blur = self._blur_probability()
+        decided.size, decided.crop_scale = crops.size, (float(crops.scale[0]), float(crops.scale[1]))
         return decided
 
     def __call__(self, image: Tensor) -> Tensor:

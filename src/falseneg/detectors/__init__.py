@@ -2,8 +2,11 @@
 
 from falseneg.detectors.base import Detector, Rules
 from falseneg.detectors.combine import AllOf, AnyOf, StartAt
+from falseneg.detectors.global_threshold import GlobalThreshold
+from falseneg.detectors.incremental_clusters import IncrementalClusters
 from falseneg.detectors.neighbours import Neighbours
 from falseneg.detectors.oracle import Oracle
+from falseneg.detectors.relative_to_positive import RelativeToPositive
 from falseneg.detectors.support_set import SupportSet
 from falseneg.detectors.threshold import BatchQuantile, FixedThreshold, NoDetection
 
@@ -13,9 +16,12 @@ __all__ = [
     "BatchQuantile",
     "Detector",
     "FixedThreshold",
+    "GlobalThreshold",
+    "IncrementalClusters",
     "Neighbours",
     "NoDetection",
     "Oracle",
+    "RelativeToPositive",
     "Rules",
     "StartAt",
     "SupportSet",

@@ -25,10 +25,12 @@ class Detector(nn.Module):
         """
 
     def start_epoch(self, features: Callable[[], Tensor], clock: Clock) -> None:
-        """Called at the start of each epoch.
+        """Called at the start of each epoch. A signal may break it off; the resumed run then calls it again.
 
         Args:
-            features: makes a pass over the data set and returns (rows, D) unit embeddings; costs nothing unless called.
+            features: makes a pass over the data set and returns (rows, D) unit embeddings on the CPU, the same on every
+                rank, all of which have to call it; costs nothing unless called. Float32, or float16 where the data set
+                is large, mapped from a file that is there until this method returns.
             clock: where training stands.
         """
 

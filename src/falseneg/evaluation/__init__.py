@@ -16,6 +16,7 @@ from falseneg.evaluation.checks import check_split
 from falseneg.evaluation.false_negatives import DetectionCounts
 from falseneg.evaluation.features import evaluation_mode, extract_features
 from falseneg.evaluation.few_label import FewLabel, few_label_accuracy
+from falseneg.evaluation.groups import group_figures
 from falseneg.evaluation.knn import knn_accuracy
 from falseneg.evaluation.linear import linear_accuracy
 
@@ -31,6 +32,7 @@ __all__ = [
     "evaluation_mode",
     "extract_features",
     "few_label_accuracy",
+    "group_figures",
     "knn_accuracy",
     "linear_accuracy",
 ]

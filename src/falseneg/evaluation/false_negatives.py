@@ -44,10 +44,15 @@ class DetectionCounts:
         self.true_positives = _counted(self.true_positives) + confusion.true_positives
         self.false_negatives = _counted(self.false_negatives) + confusion.false_negatives
 
-    def add_unlabelled(self, stats: NegativeStats) -> None:
-        """Pool one batch without labels: only the share flagged follows from it. Not to be mixed with `add`."""
+    def add_unlabelled(self, stats: NegativeStats, negatives: Tensor | None = None) -> None:
+        """Pool one batch without labels: only the share flagged follows from it. Not to be mixed with `add`.
+
+        Args:
+            stats: of the batch.
+            negatives: how many negatives there are, where not all of them are in the denominator.
+        """
         self.flagged = self.flagged + stats.flagged.sum()
-        self.negatives = self.negatives + stats.count.sum()
+        self.negatives = self.negatives + (stats.count.sum() if negatives is None else negatives)
 
     @property
     def share_flagged(self) -> float | None:

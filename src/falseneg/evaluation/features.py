@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,19 +46,10 @@ def extract_features(
     Raises:
         UserError: the data set is empty, or an image cannot be read.
     """
-    total = len(image_set)
-    if total == 0:
-        raise UserError("the data set to extract features of is empty; give at least one image")
-    loader = DataLoader(
-        _EvaluationViews(image_set, size),
-        batch_size=batch_size,
-        **worker_options(workers),
-    )
+    total, done = len(image_set), 0
     features: Tensor | None = None
-    done = 0
-    with evaluation_mode(encoder), torch.no_grad():
-        for images in loader:
-            batch = encoder(images.to(device)).float().cpu()
+    with closing(feature_batches(encoder, image_set, size, batch_size, device, workers)) as batches:
+        for batch in batches:
             if features is None:
                 features = torch.empty(total, batch.shape[1])
             features[done : done + len(batch)] = batch
@@ -67,6 +58,45 @@ def extract_features(
                 progress(done, total)
     assert features is not None
     return features
+
+
+def feature_batches(
+    encoder: nn.Module,
+    image_set: ImageSet,
+    size: int,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    worker_starts: Callable[[int], None] | None = None,
+) -> Generator[Tensor]:
+    """The same as `extract_features`, a batch at a time, for those who cannot or need not hold all features.
+
+    Close the iterator (`contextlib.closing`): that puts the encoder back into its modes, and ends the workers.
+
+    Args:
+        encoder: images to features.
+        image_set: the images.
+        size: side of the square that each image becomes, in pixels.
+        batch_size: images at a time.
+        device: where the encoder lies and the images go.
+        workers: processes that read images; 0 reads in this one.
+        worker_starts: called in each worker when it starts, with its number.
+
+    Yields:
+        (b, F) float32 on the CPU.
+
+    Raises:
+        UserError: the data set is empty, or an image cannot be read.
+    """
+    if len(image_set) == 0:
+        raise UserError("the data set to extract features of is empty; give at least one image")
+    views = _EvaluationViews(image_set, size)
+    loader = DataLoader(views, batch_size=batch_size, worker_init_fn=worker_starts, **worker_options(workers))
+    with evaluation_mode(encoder):
+        for images in loader:
+            with torch.no_grad():
+                batch: Tensor = encoder(images.to(device)).float().cpu()
+            yield batch
 
 
 @contextmanager

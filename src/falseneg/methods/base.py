@@ -48,10 +48,11 @@ class Embeddings:
     """What a method makes of `Views`: unit rows, image by image, so that pieces of a batch can be put together.
 
     Attributes:
-        main: (B, V, D) with gradient.
+        main: (B, V, D) with gradient; of those views that the method compares, should it not compare all.
         support: (B, S, D), or None; with gradient only if the method uses the support views as positives.
         sample: (B,) int64 data-set rows.
-        keys: (B, V, D) the main views as a momentum encoder sees them, without gradient; None without such an encoder.
+        keys: (B, V, D) main views as a momentum encoder sees them, without gradient, of those views that the method
+            compares with; None without such an encoder.
     """
 
     main: Tensor
@@ -87,6 +88,9 @@ class Method(nn.Module):
     contrast_names: tuple[str, ...] = ("views",)
     """The names of the contrasts of a step."""
 
+    dim: int = 2
+    """D, where a method keeps embeddings of earlier steps; made-up embeddings must have it."""
+
     def encode(self, views: Views) -> Embeddings:
         """Embed a batch, or a piece of one: apart from `contrasts`, so that a gradient cache can run it in pieces.
 
@@ -94,6 +98,10 @@ class Method(nn.Module):
         a second time, with the same random draws.
         """
         raise NotImplementedError
+
+    def encode_again(self, views: Views) -> Embeddings:
+        """What of `encode` has a gradient: the gradient cache's second pass. The rest may be left out."""
+        return self.encode(views)
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, D) unit rows, without gradient: the embedding in which images are candidates."""
@@ -104,8 +112,15 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def negatives(self, images: int) -> int:
-        """Candidates of other images for each anchor, when a step sees this many images over all ranks."""
+        """Candidates of other images for each anchor, when a step sees this many images over all ranks.
+
+        Raises:
+            UserError: the method cannot work with so many.
+        """
         raise NotImplementedError
 
     def after_step(self, clock: Clock) -> None:
         """Called after each optimiser step: momentum update, enqueue."""
+
+    def after_loading(self) -> None:
+        """Called when a run has loaded weights to start from: what follows from them begins anew."""

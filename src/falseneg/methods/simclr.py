@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -27,10 +29,15 @@ class SimCLR(Method):
         head_dim: dimensions of the embedding that is compared.
         views: main views of each image, at least 2.
         support_views: further views of each image that help to detect false negatives (FNC).
-        support_as_positives: the support views are positives as well, and are encoded with gradient.
+        support_as_positives: the support views are positives as well, and are encoded with gradient: multi-crop, if they
+            are small, as in section 4.1.2 of FNC. They are no anchors and no candidates.
+        support_from_views: the main views are themselves the support set, at no further cost: one set of flagged
+            negatives for each image, shared by its V anchors. With 10 views and attraction this is FNC as released; the
+            paper has 2 main views and 8 further ones.
 
     Raises:
-        UserError: fewer than two views, or support views asked for as positives where there are none.
+        UserError: fewer than two views, or fewer than no support views. When a step's contrasts are formed: support
+            views are asked for as positives where there are none, or beside main views that are the support set.
     """
 
     def __init__(
@@ -42,17 +49,17 @@ class SimCLR(Method):
         views: int = 2,
         support_views: int = 0,
         support_as_positives: bool = False,
+        support_from_views: bool = False,
     ) -> None:
         super().__init__()
         if views < 2:
             raise UserError(f"SimCLR: views is {views}; an anchor needs a positive, so give at least 2")
         if support_views < 0:
             raise UserError(f"SimCLR: support_views is {support_views}; give 0 or more")
-        if support_as_positives and not support_views:
-            raise UserError("SimCLR: support_as_positives needs support views; give support_views")
         self.encoder = encoder
         self.head = ProjectionHead(encoder.feature_dim, head_hidden or encoder.feature_dim, head_dim, head_layers)
-        self.views, self.support_views, self.support_as_positives = views, support_views, support_as_positives
+        self.views, self.support_views = views, support_views
+        self.support_as_positives, self.support_from_views = support_as_positives, support_from_views
 
     def encode(self, views: Views) -> Embeddings:
         main = self._embed(views.main)
@@ -67,6 +74,16 @@ class SimCLR(Method):
         return self._embed(images[:, None])[:, 0]
 
     def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
+        # Checked here and not at construction: multi-crop gives support views to a method that has none yet.
+        if self.support_as_positives and embeddings.support is None:
+            raise UserError("SimCLR: support_as_positives needs support views; give support_views, or multi_crop")
+        if self.support_from_views and embeddings.support is not None:
+            raise UserError(
+                "SimCLR: support_from_views makes the main views the support set, but there are further support views; "
+                "leave support_views and multi_crop out, or support_from_views"
+            )
+        if self.support_from_views:
+            embeddings = replace(embeddings, support=embeddings.main.detach())
         return [contrast_views(embeddings, self.support_as_positives)]
 
     def negatives(self, images: int) -> int:

@@ -1,6 +1,7 @@
-"""Networks: a timm backbone that takes images as they are, and the projection head."""
+"""Networks: a timm backbone that takes images as they are, the heads, and a network that follows another."""
 
 from falseneg.models.encoder import Encoder
 from falseneg.models.heads import ProjectionHead
+from falseneg.models.momentum import Momentum
 
-__all__ = ["Encoder", "ProjectionHead"]
+__all__ = ["Encoder", "Momentum", "ProjectionHead"]

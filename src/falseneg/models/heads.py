@@ -1,4 +1,4 @@
-"""Projection heads: features to the embedding that is compared."""
+"""Heads: features to the embedding that is compared, and from there to what predicts another view's (MoCo v3)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from falseneg.errors import UserError
 
 class ProjectionHead(nn.Sequential):
     """A perceptron of 1 to 3 layers; between two layers BatchNorm and ReLU (SimCLR, section 2.1; FNC uses 3 layers).
+
+    With equal widths at both ends it is a prediction head.
 
     Args:
         in_dim: width of the features.

@@ -18,6 +18,12 @@ def log_mass(stats: NegativeStats, strategy: Strategy) -> Tensor:
     return stats.log_sum + rescaled.log()
 
 
+def log_weight(stats: NegativeStats, strategy: Strategy) -> Tensor:
+    """(N,) log of the weight of the negatives, or of their count if the strategy renormalises; −inf for no weight."""
+    weight = torch.where(stats.weight > 0, stats.count, 0) if strategy.renormalise else stats.weight.clamp(min=0)
+    return weight.to(stats.log_sum.dtype).log()
+
+
 def mean_positive(contrast: Contrast, stats: NegativeStats, strategy: Strategy) -> Tensor:
     """(N,) the mean cosine of the known positives and the attracted pairs, each attracted pair weighing ``positive``."""
     total = contrast.positives.sum(dim=1) + strategy.positive * stats.flagged_sim

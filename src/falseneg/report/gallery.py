@@ -94,7 +94,7 @@ def build_gallery(flagged: Flagged, thumbnails: Thumbnails | None, most: int) ->
         shares.append(None if flagged.correct is None else float(flagged.correct[chosen].mean()))
     gallery = Gallery(epochs, shares, counts)
     if thumbnails is not None:
-        maker = _PictureMaker(thumbnails)
+        maker = PictureMaker(thumbnails)
         for anchor in _choose(flagged, epochs, thumbnails, most):
             strips = [_strip(flagged, anchor, epoch, maker) for epoch in epochs]
             gallery.anchors.append(Shown(maker.picture(anchor, "anchor"), strips))
@@ -130,7 +130,7 @@ def _spread(rows: list[int], most: int) -> list[int]:
     return [rows[round(index * (len(rows) - 1) / max(1, most - 1))] for index in range(most)]
 
 
-def _strip(flagged: Flagged, anchor: int, epoch: int, maker: _PictureMaker) -> Strip:
+def _strip(flagged: Flagged, anchor: int, epoch: int, maker: PictureMaker) -> Strip:
     places = _best(flagged, anchor, epoch)
     pictures: list[Picture] = []
     for place in places:
@@ -142,7 +142,7 @@ def _strip(flagged: Flagged, anchor: int, epoch: int, maker: _PictureMaker) -> S
     return Strip(epoch, pictures, len(places), right)
 
 
-class _PictureMaker:
+class PictureMaker:
     """Makes pictures of rows; each is encoded once."""
 
     def __init__(self, thumbnails: Thumbnails) -> None:
@@ -159,7 +159,7 @@ class _PictureMaker:
             self.encoded[row] = data_address(self.thumbnails.images[index])
         name = self.thumbnails.names[index] if self.thumbnails.names is not None else f"image {row}"
         label = -1 if self.thumbnails.labels is None else int(self.thumbnails.labels[index])
-        caption = class_name(label, self.thumbnails.class_names) if label >= 0 else name if score is None else ""
+        caption = class_name(label, self.thumbnails.class_names) if label >= 0 else name if verdict == "anchor" else ""
         return Picture(self.encoded[row], name, caption, verdict, score)
 
 

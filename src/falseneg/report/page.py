@@ -9,6 +9,7 @@ from typing import Any
 from falseneg.compare.summary import ACCURACIES, BASELINE
 from falseneg.compare.tables import Table, tables
 from falseneg.report import svg
+from falseneg.report.clusters import ShownCluster, Sizes, cluster_charts, cluster_gallery, size_charts
 from falseneg.report.comparison import ComparisonRecord
 from falseneg.report.curves import QUANTITIES, Chart, Point, Style, chart, points, style_of
 from falseneg.report.embedding_map import Map, draw_map
@@ -16,7 +17,8 @@ from falseneg.report.gallery import Gallery, build_gallery
 from falseneg.report.histogram import Histogram, histograms
 from falseneg.report.read import RunRecord
 from falseneg.report.strips import by_variant, gap_strip, seeds_strip
-from falseneg.report.svg import percent
+from falseneg.report.svg import counted, percent
+from falseneg.report.thresholds import Scatter, scatters, spread_charts, variant_charts
 from falseneg.report.verdict import NAMES, Judgement, headline, judge, run_headline
 
 ANCHORS_OF_RUN, ANCHORS_OF_VARIANT = 10, 5
@@ -44,6 +46,16 @@ class Pictures:
 
 
 @dataclass
+class ClusterPart:
+    """What is drawn of clusters: figures over training with their legend, sizes and pictures."""
+
+    charts: list[Chart] = field(default_factory=list)
+    legend: list[Style] = field(default_factory=list)
+    sizes: list[Sizes] = field(default_factory=list)
+    gallery: list[ShownCluster] = field(default_factory=list)
+
+
+@dataclass
 class Page:
     """What the template shows. Empty parts are left out of the page."""
 
@@ -63,6 +75,10 @@ class Page:
     gaps: list[Any] = field(default_factory=list)
     tables: Sequence[Table] = ()
     charts: list[Chart] = field(default_factory=list)
+    thresholds: list[Chart] = field(default_factory=list)
+    learners: list[Style] = field(default_factory=list)
+    scatters: list[Scatter] = field(default_factory=list)
+    clusters: ClusterPart = field(default_factory=ClusterPart)
     pictures: list[Pictures] = field(default_factory=list)
 
 
@@ -73,6 +89,9 @@ def run_page(run: RunRecord) -> str:
     page.tiles = _tiles(run)
     style = style_of(0, "this run")
     page.charts = _charts([(style, [run])])
+    page.thresholds, page.scatters = spread_charts(run), scatters(run)
+    gallery = cluster_gallery(run.clusters) if run.clusters is not None else []
+    page.clusters = ClusterPart(*cluster_charts([("", [run])]), size_charts(run), gallery)
     page.pictures = [_pictures("", None, run, ANCHORS_OF_RUN, _class_names([run]))]
     return _render(page)
 
@@ -104,7 +123,10 @@ def comparison_page(record: ComparisonRecord) -> str:
             ]
             page.gaps.append(gap_strip(f"gap closed, {NAMES[key]}", gaps))
     page.strips, page.gaps = ([drawn for drawn in part if drawn] for part in (page.strips, page.gaps))
-    page.charts = _charts([(styles[name], list(runs[name].values())) for name in names if name in runs])
+    of_variants = [(name, list(runs[name].values())) for name in names if name in runs]
+    page.charts = _charts([(styles[name], of_variant) for name, of_variant in of_variants])
+    page.thresholds, page.learners = variant_charts([(styles[name], of_variant) for name, of_variant in of_variants])
+    page.clusters = ClusterPart(*cluster_charts(of_variants))
     class_names = _class_names(run for of in runs.values() for run in of.values())
     for name in names:
         if found := record.example(name):
@@ -128,11 +150,6 @@ def variant_styles(names: Sequence[str], oracles: set[str]) -> dict[str, Style]:
             styles[name] = style_of(methods, name)
             methods += 1
     return styles
-
-
-def counted(number: int, thing: str) -> str:
-    """A number of things: 1 epoch, 2 epochs."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def _labelled(run: RunRecord) -> bool:

@@ -55,6 +55,29 @@ class Thumbnails:
 
 
 @dataclass(frozen=True, eq=False)
+class Clusters:
+    """Some clusters for the gallery, and some images of each.
+
+    Attributes:
+        thumbnails: of k images.
+        group_of: (k,) the cluster of each.
+        groups: (g,) the clusters that are shown.
+        sizes: (g,) images in each.
+        majority: (g,) its most frequent class, −1 without labels.
+        purity: (g,) the share of that class among its labelled images.
+        accepted: (g,) its images that took it for a pseudo-label, −1 where there are none.
+    """
+
+    thumbnails: Thumbnails
+    group_of: np.ndarray
+    groups: np.ndarray
+    sizes: np.ndarray
+    majority: np.ndarray
+    purity: np.ndarray
+    accepted: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Embedding:
     """Features for the map: (m, F), and (m,) labels or None."""
 
@@ -78,6 +101,8 @@ class RunRecord:
         similarities: similarities.json.
         embedding: embedding.npz.
         thumbnails: thumbnails.npz.
+        samples: the arrays of per_sample/epoch-NNNNN.npz, by epoch and name.
+        clusters: clusters.npz.
         notes: what is missing or damaged, a sentence each.
     """
 
@@ -92,6 +117,8 @@ class RunRecord:
     similarities: list[dict[str, Any]] = field(default_factory=list)
     embedding: Embedding | None = None
     thumbnails: Thumbnails | None = None
+    samples: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    clusters: Clusters | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -147,6 +174,10 @@ def read_run(folder: Path, name: str | None = None, pictures: bool = True) -> Ru
         run.flagged = part("flagged.parquet", _flagged, None, expected=run.finished and flags)
         run.thumbnails = part("thumbnails.npz", _thumbnails, None, expected=run.flagged is not None)
         run.embedding = part("embedding.npz", _embedding, None, expected=run.finished)
+        run.clusters = part("clusters.npz", _clusters, None, expected=False)
+        for path in sorted(folder.glob("per_sample/epoch-*.npz")):
+            if (arrays := part(f"per_sample/{path.name}", _arrays, None)) is not None:
+                run.samples[int(path.stem.removeprefix("epoch-"))] = arrays
     return run
 
 
@@ -204,6 +235,17 @@ def _flagged(path: Path) -> Flagged:
     anchor, candidate, score, epoch = (table[key].to_numpy() for key in ("anchor", "candidate", "score", "epoch"))
     correct = table["correct"].to_numpy() if "correct" in table.column_names else None
     return Flagged(anchor, candidate, score, epoch, correct)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray] | None:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _clusters(path: Path) -> Clusters:
+    with np.load(path, allow_pickle=False) as arrays:
+        named = {name: arrays[name] for name in ("group_of", "groups", "sizes", "majority", "purity", "accepted")}
+    return Clusters(_thumbnails(path), **named)
 
 
 def _thumbnails(path: Path) -> Thumbnails:

@@ -93,6 +93,11 @@ def plain(value: float) -> str:
     return f"{value:,.4g}".replace("-", MINUS)
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things: 1 epoch, 2 epochs."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
 def x_axis(scale: Scale, steps: Sequence[float], bottom: float, title: str, write: Callable[[float], str]) -> Markup:
     """Numbers below the plot, and what they are."""
     numbers = [

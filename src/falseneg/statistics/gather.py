@@ -16,6 +16,21 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """The number of this process among those that train together, from 0; 0 when alone."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def from_first_rank(tensor: Tensor) -> Tensor:
+    """The first rank's tensor, on every rank; the others give one of its shape and type. Without gradient."""
+    if world_size() == 1:
+        return tensor
+    gpu = dist.get_backend() == "nccl"  # which knows no tensors outside a GPU
+    sent = tensor.detach().to("cuda" if gpu else "cpu").contiguous().clone()
+    dist.broadcast(sent, src=0)
+    return sent.to(tensor.device)
+
+
 def gather(embedded: Embedded) -> Embedded:
     """The rows of all ranks, rank after rank, with their gradients; ranks may hold different numbers of rows.
 

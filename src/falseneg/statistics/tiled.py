@@ -130,7 +130,8 @@ class _Totals(torch.autograd.Function):
 
         def of_sim(rows: slice, cols: slice, sim: Tensor, mass: Tensor, out: Tensor) -> None:
             pushed, flagged = sweep.masks(rows, cols, sim)
-            gradient = sweep.weigh_(torch.mul(mass, of_mass[rows, None], out=out), pushed, flagged)
+            # Weighed first: the mass of a pair that counts is at most its row's sum, that of another has no such bound.
+            gradient = sweep.weigh_(out.copy_(mass), pushed, flagged).mul_(of_mass[rows, None])
             if ctx.needs_input_grad[2]:
                 of_tau[rows] -= torch.mul(gradient, sim, out=sweep.matrix.like("of tau", sim)).sum(dim=1) / tau[rows]
             if flagged is not None and attracts:

@@ -17,6 +17,8 @@ from falseneg.clock import Duration
 from falseneg.errors import UserError
 from falseneg.files import replacing
 from falseneg.models.encoder import first_difference
+from falseneg.row_step import RowStep
+from falseneg.schedule import Schedule
 
 FORMAT = 1
 LAST = "last.pt"
@@ -124,6 +126,8 @@ def settings_of(part: object, name: str, deep: bool = True) -> dict[str, str]:
     for key, value in vars(part).items():
         if isinstance(value, plain) and not key.startswith("_") and key != "training":
             settings[f"{name}.{key}"] = str(value)
+        elif isinstance(value, RowStep | Schedule):
+            settings |= settings_of(value, f"{name}.{key}")
     if deep and isinstance(part, nn.Module):
         for key, child in part.named_children():
             settings |= settings_of(child, f"{name}.{key}")

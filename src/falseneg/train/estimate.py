@@ -59,9 +59,10 @@ def estimate(method: Method, views: Views, images: int, pieces: int) -> Estimate
         seconds = time.perf_counter() - started
     of_image = kept / len(views)
     of_views = (views.main.nbytes + sum(group.nbytes for group in views.support)) / len(views)
-    weights = sum(p.nbytes for p in method.parameters())
-    # Weights, gradients, and two numbers for each weight in the optimiser.
-    memory = 4 * weights + images * of_views + PASSING * -(-images // pieces) * of_image
+    # Weights, gradients, and two numbers for each weight in the optimiser; what is not trained is only there.
+    weights = sum(p.nbytes * (4 if p.requires_grad else 1) for p in method.parameters())
+    weights += sum(buffer.nbytes for buffer in method.buffers())
+    memory = weights + images * of_views + PASSING * -(-images // pieces) * of_image
     return Estimate(int(memory), seconds / len(views) * (4 / 3 if pieces > 1 else 1))
 
 

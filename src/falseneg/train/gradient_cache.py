@@ -66,7 +66,7 @@ class GradientCache:
                 same_draws(draws, views.main.device),
                 frozen_statistics(learner.method),
             ):
-                piece = learner.encode(views[images])
+                piece = learner.encode(views[images], again=True)
                 total = (piece.main * of_main[images]).sum()
                 if piece.support is not None and of_support is not None:
                     total = total + (piece.support * of_support[images]).sum()

@@ -29,6 +29,7 @@ class StopRequests:
 
     def __init__(self) -> None:
         self.wanted = 0
+        self._at_once = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequests:
@@ -40,10 +41,31 @@ class StopRequests:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For what may take long and changes nothing before its end: meanwhile the first signal breaks it off.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        self._at_once = True
+        try:
+            if self.wanted:
+                raise Stopped
+            yield
+        finally:
+            self._at_once = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.wanted = number
         for other in _SIGNALS:
             signal.signal(other, signal.SIG_DFL)
+        if self._at_once:
+            raise Stopped
+
+
+class Stopped(BaseException):
+    """A signal broke off what can be begun anew. No `Exception`, so that nobody on the way takes it for an error."""
 
 
 def outlast_signals(worker: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,24 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from falseneg.clock import Clock, Duration
 from falseneg.data import ImageSet, Subset, ViewLoader
 from falseneg.data.loader import EpochSampler
 from falseneg.errors import UserError
 from falseneg.losses import Judged
-from falseneg.methods.base import Method, Views
+from falseneg.methods.base import Views
 from falseneg.train.checkpoint import load_module, random_states, restore_random_states, save_checkpoint
+from falseneg.train.embeddings import all_embeddings, remove_embeddings
 from falseneg.train.folder import CHECKPOINTS
-from falseneg.train.guards import StopRequests, end_workers, lost_loader
+from falseneg.train.guards import Stopped, StopRequests, end_workers, lost_loader
 from falseneg.train.metrics import Meter, Metrics, over_ranks
 from falseneg.train.optimisers import rate_factor
+from falseneg.train.per_sample import sample_figures
 from falseneg.train.prepare import Prepared, labels_on
-from falseneg.train.progress import Progress
+from falseneg.train.progress import Progress, duration
 from falseneg.train.record import Recorder, recorded_epochs
 from falseneg.train.run import Run
 from falseneg.train.step import Learner, training_step
+
+TOLD_AFTER = 10.0
+"""Seconds that a detector may take before an epoch without a word."""
 
 
 @dataclass
@@ -97,7 +103,7 @@ class Training:
         started = time.perf_counter()
         epoch, start_batch = divmod(self.clock.step, self.clock.steps_per_epoch)
         if start_batch == 0:
-            self.learner.criterion.detector.start_epoch(self._all_embeddings, self.clock)
+            self._start_epoch(stop)
         self.sampler.set_epoch(epoch, start_batch)
         for views in self.loader:
             loss, judged = self._step(views)
@@ -105,6 +111,27 @@ class Training:
             self._after_step(loss, judged)
             self._stop_if_asked(stop)
             started = time.perf_counter()
+
+    def _start_epoch(self, stop: StopRequests) -> None:
+        """What the detector does before an epoch. It may take long: a signal does not wait for its end.
+
+        What is broken off is begun anew by the resumed run, at the same place. Several processes have to agree on a stop:
+        they do so after each batch of a pass over the data set, and at the end.
+        """
+        alone = self.fabric.world_size == 1
+
+        def embeddings() -> Tensor:
+            return all_embeddings(self, lambda: None if alone else self._stop_if_asked(stop))
+
+        started = time.perf_counter()
+        try:
+            with contextlib.suppress(Stopped), stop.at_once() if alone else contextlib.nullcontext():
+                self.learner.criterion.detector.start_epoch(embeddings, self.clock)
+            self._stop_if_asked(stop)  # which all processes reach before the embeddings go
+        finally:
+            remove_embeddings(self)
+        if (seconds := time.perf_counter() - started) >= TOLD_AFTER:
+            self.progress.message(f"the detector looked at all images for {duration(seconds)}")
 
     def _step(self, views: Views) -> tuple[float, list[Judged]]:
         warmup = Duration.parse(self.run.warmup).steps(self.clock.steps_per_epoch, self.clock.epochs)
@@ -166,6 +193,7 @@ class Training:
             and self.metrics is not None
         ):
             figures |= self.accuracy()
+        figures |= sample_figures(self, epoch)
         if self.metrics is not None:
             if epoch in self.recorded:
                 self.recorder.end_epoch(epoch)
@@ -211,13 +239,6 @@ class Training:
         kept = Subset(images, (images.labels >= 0).nonzero().flatten())
         encoder, device, workers = self.learner.method.encoder, self.fabric.device, self.data.workers
         return extract_features(encoder, kept, self.data.size, device=device, workers=workers), images.labels[kept.rows]
-
-    def _all_embeddings(self) -> Tensor:
-        """(rows, D) unit embeddings of all training images, for detectors that look at the whole data set."""
-        from falseneg.evaluation import extract_features
-
-        embedding = _Embedding(self.learner.method)
-        return extract_features(embedding, self.data.train, self.data.size, device=self.fabric.device)
 
     def save(self, keep: bool = False) -> None:
         """Write the checkpoint; every rank has to ask.
@@ -265,17 +286,6 @@ class Training:
         self.recorder.load_state(state["recorder"])
         self.seconds, self.window_seconds, self.epoch_seconds = state["seconds"]
         self.clock = replace(self.clock, step=state["step"])
-
-
-class _Embedding(nn.Module):
-    """Images to the embedding that the method compares."""
-
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.method.embed(images)
 
 
 def _of_all_ranks(fabric: Any, value: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from falseneg.errors import UserError
 from falseneg.evaluation.false_negatives import DetectionCounts
 from falseneg.losses import Judged
-from falseneg.statistics import confusion
+from falseneg.statistics import confusion, count_above
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -47,10 +47,12 @@ class Meter:
         """
         counts = DetectionCounts()
         for contrast, rule, stats in judged:
-            if labels is None:
+            if labels is not None:
+                counts.add(confusion(contrast, rule, labels))
+            elif contrast.denominator is None:
                 counts.add_unlabelled(stats)
             else:
-                counts.add(confusion(contrast, rule, labels))
+                counts.add_unlabelled(stats, count_above(contrast, contrast.positives.new_zeros(()))[1].sum())
         return Meter(loss, 1, counts)
 
     def __add__(self, other: Meter) -> Meter:

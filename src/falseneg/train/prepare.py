@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from falseneg.data import (
     ImageSet,
@@ -21,6 +21,7 @@ from falseneg.data import (
     view_loader,
 )
 from falseneg.data.loader import EpochSampler
+from falseneg.data.views import Crops
 from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.losses import Criterion
@@ -77,13 +78,17 @@ def prepare(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) -> P
     workers = max(0, min(cores - 1, 8)) if run.workers is None and facts.side > 16 else run.workers or 0
     if images.note:
         say(images.note)
+    wished = run.augmentation.size or getattr(run.method.encoder, "image_size", None)
+    size = wished or usual_image_size(facts)
+    for crops in run.multi_crop or ():
+        _check_crops(crops, size, facts.side)
+        _try_size(run.method.encoder, crops.size)
     images = _inspected(run, images, workers, resumed, say)
     train, test = _split(run, images, resumed, say)
-    wished = run.augmentation.size or getattr(run.method.encoder, "image_size", None)
     batch_size = run.batch_size or usual_batch_size(facts)
     _check_batch(run, batch_size, len(train), say)
     epochs = run.epochs or usual_epochs(facts)
-    return Prepared(train, test, wished or usual_image_size(facts), epochs, batch_size, workers)
+    return Prepared(train, test, size, epochs, batch_size, workers)
 
 
 def _inspected(run: Run, images: ImageSet, workers: int, resumed: bool, say: Callable[[str], None]) -> ImageSet:
@@ -114,6 +119,33 @@ def _split(run: Run, images: ImageSet, resumed: bool, say: Callable[[str], None]
     if run.evaluate_every is not None and test is None:
         raise UserError("evaluate_every needs labelled images to train and to test on; give labels, or leave it out")
     return train, test
+
+
+def _check_crops(crops: Crops, size: int, side: int) -> None:
+    """Crops are there to be small: details of what the main views show."""
+    for limit, what in ((size, "the main views have"), (side, "the images have (the median of their shorter side)")):
+        if crops.size > limit:
+            raise UserError(
+                f"multi_crop: crops of {crops.size} pixels are larger than the {limit} that {what}; give at most "
+                f"{min(size, side)}"
+            )
+
+
+def _try_size(encoder: nn.Module, size: int) -> None:
+    """Let the encoder see an image of a crop's size: many see one size only, or none that is so small."""
+    training = encoder.training
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            encoder(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"multi_crop: the encoder cannot see crops of {size} pixels ({reason}); give another size or encoder, or a "
+            "vision transformer --method.encoder.arguments '{dynamic_img_size: true}'"
+        ) from error
+    finally:
+        encoder.train(training)
 
 
 def _check_batch(run: Run, batch_size: int, images: int, say: Callable[[str], None]) -> None:
@@ -150,8 +182,9 @@ def prepare_criterion(run: Run, prepared: Prepared) -> Criterion:
 def views_of(run: Run, prepared: Prepared) -> ViewSet:
     """The random views of the training images."""
     main = run.augmentation.for_size(prepared.size)
-    support = (run.support_augmentation or run.augmentation).for_size(prepared.size)
-    return ViewSet(prepared.train, main, run.method.views, run.seed, support, run.method.support_views)
+    further = (run.support_augmentation or run.augmentation).for_size(prepared.size)
+    support = [(crops.number, further.for_crops(crops)) for crops in run.multi_crop or ()]
+    return ViewSet(prepared.train, main, run.method.views, run.seed, support or [(run.method.support_views, further)])
 
 
 def loader_of(run: Run, prepared: Prepared, fabric: Fabric) -> tuple[ViewLoader, EpochSampler]:
@@ -172,6 +205,10 @@ def settings(run: Run, prepared: Prepared, world: int) -> dict[str, str]:
     parts |= {"temperature": run.temperature, "augmentation": run.augmentation, "optimiser": run.optimiser}
     if run.method.support_views and run.support_augmentation is not None:
         parts["support_augmentation"] = run.support_augmentation
+    if run.sync_batch_norm is not None:
+        plain["sync_batch_norm"] = run.sync_batch_norm
+    if run.multi_crop:
+        plain["multi_crop"] = [(crops.number, crops.size, *crops.scale) for crops in run.multi_crop]
     described = {name: str(value) for name, value in plain.items()}
     for name, part in parts.items():
         described |= settings_of(part, name)

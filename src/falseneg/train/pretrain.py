@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import sys
 import time
 import warnings
@@ -25,6 +26,8 @@ from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claim, final_figu
 from falseneg.train.guards import determinism, in_one_sentence
 from falseneg.train.loop import Training
 from falseneg.train.metrics import FILE, Metrics, further_loggers
+from falseneg.train.per_sample import FOLDER as PER_SAMPLE
+from falseneg.train.per_sample import write_clusters
 from falseneg.train.prepare import Prepared, loader_of, prepare, prepare_criterion, settings, views_of
 from falseneg.train.progress import Progress, Silent, default_progress, duration
 from falseneg.train.record import write_embedding, write_thumbnails
@@ -129,7 +132,8 @@ def _start(
 def _learner(run: Run, data: Prepared, criterion: nn.Module, fabric: Fabric) -> Learner:
     """Modules on their devices, and the optimiser."""
     method = run.method
-    if fabric.world_size > 1 and fabric.device.type == "cuda":
+    wanted = fabric.device.type == "cuda" if run.sync_batch_norm is None else run.sync_batch_norm
+    if fabric.world_size > 1 and wanted:
         # Statistics of a rank's own views would let the encoder tell positives by them (SimCLR, section 2.2).
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
     encoding = fabric.setup_module(Encoding(method))
@@ -155,6 +159,7 @@ def _open_files(
         described = write_about(folder, run.seed, facts)
         for name in (FILE, "flagged.parquet", "similarities.json"):
             (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / PER_SAMPLE, ignore_errors=True)
     loggers = further_loggers(run.loggers, folder, described.get("id", folder.name), facts["settings"])
     return Metrics(folder, stored["metrics"] if stored is not None else 0, loggers)
 
@@ -183,20 +188,23 @@ def _initialise(run: Run, path: Path) -> None:
         raise UserError(
             f"init_from is {path}, which holds no weights; give an encoder.safetensors or the folder of a run"
         )
+    run.method.after_loading()
 
 
 def _describe(training: Training) -> None:
     """What is about to happen, what it will take, before the first epoch."""
     run, data, say = training.run, training.data, training.progress.message
     method, clock, device = training.learner.method, training.clock, training.fabric.device
-    labels, parameters = data.train.labels, sum(p.numel() for p in method.parameters())
+    labels, parameters = data.train.labels, sum(p.numel() for p in method.parameters() if p.requires_grad)
     known = "without labels" if labels is None else f"{len(labels[labels >= 0].unique())} classes, for measuring only"
     tested = "" if data.test is None else f", {len(data.test):,} to measure accuracy on"
     say(f"{len(data.train):,} images ({known}){tested}")
     stem = ", with the small stem (3 x 3, no pooling)" if getattr(method.encoder, "small_stem", False) else ""
-    say(
-        f"{getattr(method.encoder, 'name', 'encoder')}{stem}: {parameters:,} parameters with the head, views of {data.size} pixels"
+    crops = "".join(
+        f", {group.number} crop{'s' * (group.number > 1)} of {group.size}" for group in run.multi_crop or ()
     )
+    name = getattr(method.encoder, "name", "encoder")
+    say(f"{name}{stem}: {parameters:,} parameters with the head, views of {data.size} pixels{crops}")
     pieces = f" in {run.accumulate} pieces" if run.accumulate > 1 else ""
     epochs = f"{clock.epochs} epoch{'s' * (clock.epochs > 1)}"
     say(f"{epochs} of {clock.steps_per_epoch} steps, {data.batch_size} images each{pieces}, on {device}")
@@ -234,6 +242,7 @@ def _finish(training: Training) -> dict[str, Any]:
         figures["peak_memory_mib"] = peak_memory(training.fabric.device)
         write_embedding(folder, encoder, data.train, data.size, training.fabric.device)
         write_thumbnails(folder, data.train)
+        write_clusters(folder, data.train)
         if data.test is not None:
             from falseneg.evaluation import evaluate
 

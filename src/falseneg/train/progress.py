@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 from falseneg.clock import Clock
 
+ASIDE_EVERY = 10.0
+"""Seconds from one line to the next about something between two steps."""
+
 
 class Progress(Protocol):
     """Shows how training goes. Entered before the first step and left after the last."""
@@ -33,6 +36,10 @@ class Progress(Protocol):
         """How far training is, with the latest figures (those of a "step" line of metrics.jsonl)."""
         ...
 
+    def aside(self, what: str, done: int, total: int) -> None:
+        """How far something between two steps is, such as a pass over all images."""
+        ...
+
     def epoch(self, clock: Clock, figures: Mapping[str, Any]) -> None:
         """An epoch is done; its figures are those of an "epoch" line."""
         ...
@@ -43,6 +50,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.last = -math.inf
+        self.aside_since: float | None = None
 
     def __enter__(self) -> Lines:
         return self
@@ -61,6 +69,17 @@ class Lines:
             self.last = time.monotonic()
             self.message(f"step {clock.step}/{clock.total_steps}  {_where(clock)}  {describe(figures, seconds_left)}")
 
+    def aside(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.aside_since is None:
+            self.aside_since = now
+        if now - max(self.aside_since, self.last) >= ASIDE_EVERY:  # what is over before needs no line
+            self.last = now
+            left = (now - self.aside_since) * (total - done) / done
+            self.message(f"{what}: {done:,} of {total:,}  {duration(left)} left")
+        if done == total:
+            self.aside_since = None
+
     def epoch(self, clock: Clock, figures: Mapping[str, Any]) -> None:
         if "knn" in figures:
             self.message(f"epoch {figures['epoch']}/{clock.epochs}  {describe(figures)}")
@@ -78,6 +97,7 @@ class Bar:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[figures]}"))
         self.bar = RichProgress(*columns, console=self.console, expand=True)
         self.task: Any = None
+        self.aside_task: Any = None
 
     def __enter__(self) -> Bar:
         self.bar.start()
@@ -94,6 +114,14 @@ class Bar:
 
     def step(self, clock: Clock, figures: Mapping[str, Any], seconds_left: float) -> None:
         self._show(clock, figures=describe(figures, seconds_left))
+
+    def aside(self, what: str, done: int, total: int) -> None:
+        if self.aside_task is None:
+            self.aside_task = self.bar.add_task(what, total=total, figures="")
+        self.bar.update(self.aside_task, completed=done, figures=f"{done:,} of {total:,} images")
+        if done == total:
+            self.bar.remove_task(self.aside_task)
+            self.aside_task = None
 
     def epoch(self, clock: Clock, figures: Mapping[str, Any]) -> None:
         if "knn" in figures:

@@ -89,7 +89,8 @@ class Recorder:
             limit = max(1, MOST_PAIRS // self.steps_per_epoch)
             anchor, column, score = flagged_pairs(contrast, rule & SameGroup(group, anyone), limit)
             pairs = torch.stack([contrast.anchors.sample[anchor], contrast.candidates.sample[column]], dim=1)
-            pairs, score = _highest(pairs.cpu(), score.float().cpu())
+            known = (pairs >= 0).all(dim=1)  # a bank that keeps own keys does not say whose they are
+            pairs, score = _highest(pairs[known].cpu(), score[known].float().cpu())
             self.pairs.append(pairs)
             self.scores.append(score)
             if isinstance(rule, AboveThreshold) and rule.space is None:
@@ -163,6 +164,12 @@ def write_thumbnails(folder: Path, images: ImageSet) -> None:
 
     path = folder / "flagged.parquet"
     rows = gallery_rows(pq.read_table(path).to_pydict()) if path.is_file() else []
+    with replacing(folder / "thumbnails.npz") as file:
+        np.savez_compressed(file, **thumbnail_arrays(images, rows))
+
+
+def thumbnail_arrays(images: ImageSet, rows: Sequence[int]) -> dict[str, Any]:
+    """Small pictures of these rows, with what is known of them: rows, names, images and, where there are any, labels."""
     arrays: dict[str, Any] = {
         "rows": np.array(rows, dtype=np.int64),
         "names": np.array([images.describe(row) for row in rows], dtype=str),
@@ -173,8 +180,7 @@ def write_thumbnails(folder: Path, images: ImageSet) -> None:
         arrays["labels"] = images.labels[rows].numpy()
         if images.class_names is not None:
             arrays["class_names"] = np.array(list(images.class_names), dtype=str)
-    with replacing(folder / "thumbnails.npz") as file:
-        np.savez_compressed(file, **arrays)
+    return arrays
 
 
 def gallery_rows(flagged: Mapping[str, Sequence[Any]]) -> list[int]:

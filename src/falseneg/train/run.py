@@ -13,10 +13,11 @@ import torch
 from torch.utils.data import Dataset
 
 from falseneg.clock import Duration
-from falseneg.data.views import Augmentation
+from falseneg.data.views import Augmentation, Crops
 from falseneg.detectors import Detector, NoDetection
 from falseneg.errors import UserError
 from falseneg.methods.base import Embeddings, Method
+from falseneg.models import Momentum
 from falseneg.objectives import InfoNCE, Objective
 from falseneg.strategy import ELIMINATE, Strategy
 from falseneg.temperature import FixedTemperature, Temperature
@@ -41,6 +42,9 @@ class Run:
         temperature: what cosines are divided by.
         augmentation: how a main view is made of an image.
         support_augmentation: how a support view is made; None makes it as a main view.
+        multi_crop: groups of small further views, each with a number, a size in pixels and a scale (share of the area):
+            they are the method's support views, and positives too with its ``support_as_positives``. All else about
+            them is as the support augmentation says.
         optimiser: AdamW, SGD or LARS, with its learning rate and weight decay.
         test: labelled images to measure accuracy on; None takes the data set's own test split, if it has one.
         holdout: the share of labelled data that is set aside for measuring where there is no test set; from 0 to below 1.
@@ -65,6 +69,7 @@ class Run:
         log_every: optimiser steps from one logged line to the next.
         expected_classes: how many classes to expect in the data: sets what a detector leaves open, such as its share of
             flagged negatives (1 / classes).
+        sync_batch_norm: BatchNorm takes its statistics over all processes (CUDA only); null does so with several of them.
         skip_unreadable: leave images out that cannot be read, and count them, in the place of stopping before training.
         check_duplicates: look for exact duplicate images before training; they are certain false negatives.
         loggers: further loggers beside metrics.jsonl: "tensorboard", "wandb".
@@ -80,6 +85,7 @@ class Run:
     temperature: Temperature = field(default_factory=FixedTemperature)
     augmentation: Augmentation = field(default_factory=Augmentation)
     support_augmentation: Augmentation | None = None
+    multi_crop: list[Crops] | None = None
     optimiser: Optimiser = field(default_factory=AdamW)
     test: Dataset | None = None
     holdout: float = 0.1
@@ -99,10 +105,24 @@ class Run:
     evaluate_linear: bool = False
     log_every: int = 10
     expected_classes: int | None = None
+    sync_batch_norm: bool | None = None
     skip_unreadable: bool = False
     check_duplicates: bool = True
     loggers: Sequence[str] = ()
     init_from: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.multi_crop:
+            return
+        for group in self.multi_crop:
+            group.check()
+        crops, given = sum(group.number for group in self.multi_crop), self.method.support_views
+        if given not in (0, crops):
+            raise UserError(
+                f"multi_crop gives {crops} crops of an image, but the method's support_views is {given}; the crops are its "
+                "support views, so leave support_views out"
+            )
+        self.method.support_views = crops
 
     def check(self) -> None:
         """Refuse what cannot work, as far as it can be seen without opening the data.
@@ -133,8 +153,16 @@ class Run:
             self._check_duration(name)
         _choose("precision", self.precision, PRECISIONS)
         _choose("accelerator", self.accelerator, ("auto", "cpu", "cuda", "gpu", "mps"))
-        if self.precision == "16-mixed" and not (torch.cuda.is_available() and self.accelerator != "cpu"):
+        cuda = torch.cuda.is_available() and self.accelerator in ("auto", "cuda", "gpu")
+        if self.precision == "16-mixed" and not cuda:
             raise UserError("precision is '16-mixed', which needs a CUDA device; use 'bf16-mixed' or '32-true'")
+        if self.sync_batch_norm and not cuda:
+            raise UserError("sync_batch_norm needs CUDA devices, as torch does it nowhere else; leave it out")
+        if self.precision == "bf16-true" and any(isinstance(part, Momentum) for part in self.method.modules()):
+            raise UserError(
+                "precision is 'bf16-true', in which a momentum network would stand still: its steps are smaller than the "
+                "distance of two weights; use 'bf16-mixed' or '32-true'"
+            )
         for logger in self.loggers:
             _choose("loggers", logger, tuple(LOGGERS))
             if importlib.util.find_spec(LOGGERS[logger]) is None:
@@ -155,9 +183,11 @@ class Run:
     def _check_views(self) -> None:
         """Let the method compare a few made-up embeddings, and see whether it offers what the detector looks at."""
         method = self.method
-        main = torch.nn.functional.normalize(torch.ones(2, method.views, 2), dim=-1)
-        support = main[:, :1].expand(2, method.support_views, 2) if method.support_views else None
-        for contrast in method.contrasts(Embeddings(main, support, torch.arange(2))):
+        # Parts that have trained before, and go on, may hold embeddings of their own, on another device.
+        device = next((parameter.device for parameter in method.parameters()), torch.device("cpu"))
+        main = torch.nn.functional.normalize(torch.ones(2, method.views, method.dim, device=device), dim=-1)
+        support = main[:, :1].expand(2, method.support_views, method.dim) if method.support_views else None
+        for contrast in method.contrasts(Embeddings(main, support, torch.arange(2, device=device), keys=main)):
             for part in self.detector.modules():
                 try:
                     contrast.space(getattr(part, "space", None))

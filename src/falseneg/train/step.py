@@ -12,6 +12,7 @@ from falseneg.clock import Clock
 from falseneg.errors import UserError
 from falseneg.losses import Criterion, Judged
 from falseneg.methods.base import Embeddings, Method, Views
+from falseneg.methods.memory_bank import MemoryBank
 from falseneg.train.gradient_cache import GradientCache
 from falseneg.train.metrics import over_ranks
 
@@ -25,9 +26,16 @@ class Encoding(nn.Module):
     def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
+        # All ranks write the same into a memory bank: it need not be sent around at every step.
+        banks = [(name, part) for name, part in self.named_modules() if isinstance(part, MemoryBank)]
+        ignored = [f"{name}.{buffer}" for name, bank in banks for buffer, _ in bank.named_buffers()]
+        self._ddp_params_and_buffers_to_ignore = ignored
 
-    def forward(self, main: Tensor, support: tuple[Tensor, ...], sample: Tensor) -> tuple[Tensor | None, ...]:
-        embeddings = self.method.encode(Views(main, support, sample))
+    def forward(
+        self, main: Tensor, support: tuple[Tensor, ...], sample: Tensor, again: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        encode = self.method.encode_again if again else self.method.encode
+        embeddings = encode(Views(main, support, sample))
         return embeddings.main, embeddings.support, embeddings.keys
 
 
@@ -49,8 +57,9 @@ class Learner:
     criterion: Criterion
     optimiser: Any
 
-    def encode(self, views: Views) -> Embeddings:
-        main, support, keys = self.encoding(views.main, views.support, views.sample)
+    def encode(self, views: Views, again: bool = False) -> Embeddings:
+        """The method's `encode`, or its `encode_again`."""
+        main, support, keys = self.encoding(views.main, views.support, views.sample, again)
         return Embeddings(main, support, views.sample, keys)
 
 
@@ -86,10 +95,16 @@ def training_step(learner: Learner, views: Views, clock: Clock, pieces: int = 1)
         cache.replay()
     average_over_ranks(fabric, criterion)
 
-    criterion.temperature.after_backward(clock)
+    criterion.temperature.after_backward(clock, loss_scale(fabric))
     learner.optimiser.step()
     method.after_step(clock)
     return value, judged
+
+
+def loss_scale(fabric: Fabric) -> float:
+    """What float16 training multiplies the loss by; 1 in other precisions."""
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    return 1.0 if scaler is None else float(scaler.get_scale())
 
 
 def average_over_ranks(fabric: Fabric, module: nn.Module) -> None:

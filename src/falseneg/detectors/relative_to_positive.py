@@ -1,0 +1,122 @@
+"""A threshold relative to the positive: what is as similar as the positive is no negative."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from falseneg.clock import Clock
+from falseneg.contrast import NOBODY, Contrast, Space
+from falseneg.detectors.base import Detector
+from falseneg.errors import UserError
+from falseneg.facts import Facts
+from falseneg.rules import AboveThreshold, PairRule, SameGroup
+
+
+class RelativeToPositive(Detector):
+    """Flags negatives that are about as similar to the anchor as its positive is, or more.
+
+    Flagged is a negative whose cosine is strictly above s⁺ − ``absolute_margin``, or above s⁺ − ``relative_margin`` · |s⁺|;
+    s⁺ is the mean cosine with the known positives. The names are those of sentence-transformers; NV-Retriever (Moreira
+    et al. 2024, arXiv 2407.15831) calls the two TopK-MarginPos and TopK-PercPos, and finds a relative margin of 0.05
+    (95%) best, for text. GISTEmbed (Solatorio 2024, arXiv 2402.16829) has a margin of 0 and takes the similarity of a
+    guide model.
+
+    With a guide, similarities are those of its embeddings, one for each image of the data set. An image's similarity
+    with its own positive is then 1, so that a margin of 0 flags nothing: give one. Costs no sweep of the matrix; with a
+    guide, its embeddings are held in memory, and each pair takes one more product.
+
+    Args:
+        absolute_margin: how much less similar than the positive a flagged negative may be, from 0 to 2; if neither
+            margin is given, 0.
+        relative_margin: the same as a share of the positive's similarity, from 0 to below 1.
+        guide: a NumPy file (.npy) with the embeddings of the images to learn from by another model: (rows, E) floating
+            point, line i for row i of the data set, of any length; None compares with the encoder's own.
+
+    Raises:
+        UserError: both margins are given, one is outside its range, or the file is missing or holds no embeddings.
+    """
+
+    embeddings: Tensor | None
+
+    def __init__(
+        self,
+        absolute_margin: float | None = None,
+        relative_margin: float | None = None,
+        guide: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if absolute_margin is not None and relative_margin is not None:
+            raise UserError(
+                f"RelativeToPositive: absolute_margin ({absolute_margin}) and relative_margin ({relative_margin}) "
+                "both say where the threshold lies; give one"
+            )
+        if absolute_margin is not None and not 0 <= absolute_margin <= 2:
+            raise UserError(
+                f"RelativeToPositive: absolute_margin is {absolute_margin}; it is a difference of cosines, so give a "
+                "number from 0 to 2"
+            )
+        if relative_margin is not None and not 0 <= relative_margin < 1:
+            raise UserError(f"RelativeToPositive: relative_margin is {relative_margin}; give a share from 0 to below 1")
+        if guide is not None and not (absolute_margin or relative_margin):
+            raise UserError(
+                "RelativeToPositive: under a guide an image is exactly as similar to its positive as to itself, so nothing "
+                "is above a margin of 0; give absolute_margin or relative_margin"
+            )
+        self.absolute_margin, self.relative_margin, self.guide = absolute_margin, relative_margin, guide
+        # Not in the checkpoint: they belong to the file.
+        self.register_buffer("embeddings", None if guide is None else _read(Path(guide)), persistent=False)
+
+    def prepare(self, facts: Facts) -> None:
+        if self.embeddings is not None and len(self.embeddings) != facts.rows:
+            raise UserError(
+                f"RelativeToPositive: {self.guide} holds {len(self.embeddings)} embeddings, but there are {facts.rows} "
+                "images to learn from; give one for each of them, in their order"
+            )
+
+    @torch.no_grad()
+    def flag(self, contrast: Contrast, clock: Clock) -> PairRule:
+        if self.embeddings is None:
+            return AboveThreshold(self._below(contrast.positives.detach().mean(dim=1)))
+        images, image_of = contrast.anchors.sample.unique(return_inverse=True)
+        space = Space(self._of(images)[:, None], image_of, self._of(contrast.candidates.sample))
+        return AboveThreshold(self._below(self.embeddings.new_ones(())), space) & _known(contrast)
+
+    def _below(self, positive: Tensor) -> Tensor:
+        """The threshold that belongs to a positive's similarity."""
+        if self.relative_margin is not None:
+            return positive - self.relative_margin * positive.abs()
+        return positive - (self.absolute_margin or 0.0)
+
+    def _of(self, sample: Tensor) -> Tensor:
+        """(n, E) the guide's embeddings of samples; anything for nobody."""
+        assert self.embeddings is not None
+        return self.embeddings[sample.clamp(min=0)]
+
+
+def _known(contrast: Contrast) -> SameGroup:
+    """The rule that is true between samples that are somebody: the guide knows only those."""
+    groups = (torch.where(each.sample == NOBODY, -1, 0)[:, None] for each in (contrast.anchors, contrast.candidates))
+    return SameGroup(*groups)
+
+
+def _read(path: Path) -> Tensor:
+    """(rows, E) unit embeddings of a file."""
+    if not path.is_file() or path.suffix != ".npy":
+        raise UserError(
+            f"RelativeToPositive: there is no NumPy file {path}; give a .npy file of embeddings as the guide"
+        )
+    try:
+        table = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise UserError(f"RelativeToPositive: {path} is no array of numbers; give a .npy file of embeddings") from error
+    if table.ndim != 2 or table.dtype.kind != "f" or 0 in table.shape:
+        raise UserError(f"RelativeToPositive: {path} is {table.dtype} of shape {table.shape}; give floats (rows, E)")
+    if not np.isfinite(table).all():
+        raise UserError(f"RelativeToPositive: {path} holds numbers that are not finite; embed the images again")
+    embeddings = torch.from_numpy(table)
+    return normalize(embeddings.float() if table.dtype == np.float16 else embeddings, dim=1)

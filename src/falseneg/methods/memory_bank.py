@@ -1,0 +1,67 @@
+"""The memory bank: embeddings of earlier steps, and who they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from falseneg.contrast import NOBODY, Embedded
+from falseneg.errors import UserError
+
+
+class MemoryBank(nn.Module):
+    """A ring of embeddings, in which the newest take the places of the oldest; saved with the checkpoint.
+
+    It is filled from the first place on, and only places that are filled are handed out. Its length need not be a
+    multiple of anything. Memory: 4 · dim + 16 bytes a place.
+
+    Args:
+        length: places, at least 1.
+        dim: D, dimensions of an embedding.
+
+    Raises:
+        UserError: there are no places.
+    """
+
+    z: Tensor
+    sample: Tensor
+    row: Tensor
+    written: Tensor
+
+    def __init__(self, length: int, dim: int) -> None:
+        super().__init__()
+        if length < 1:
+            raise UserError(f"MemoryBank: length is {length}; give the number of embeddings to keep, at least 1")
+        self.length = length
+        self.register_buffer("z", torch.zeros(length, dim))
+        self.register_buffer("sample", torch.full((length,), NOBODY))
+        self.register_buffer("row", torch.full((length,), NOBODY))
+        self.register_buffer("written", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def enqueue(self, keys: Embedded) -> None:
+        """Store embeddings after those that are there; they must be the same on all ranks.
+
+        Args:
+            keys: (n, D), n at most the length.
+
+        Raises:
+            UserError: there are more embeddings than places.
+        """
+        if len(keys) > self.length:
+            raise UserError(
+                f"MemoryBank: {len(keys)} embeddings do not fit into {self.length} places; give at least as many"
+            )
+        places = (self.written + torch.arange(len(keys), device=self.z.device)) % self.length
+        self.z[places] = keys.z.to(self.z.dtype)
+        self.sample[places], self.row[places] = keys.sample, keys.table_row
+        self.written += len(keys)
+
+    def contents(self) -> Embedded:
+        """(m, D) what is stored, place by place: m is the length once that many were enqueued. Views, not copies."""
+        filled = min(int(self.written), self.length)
+        return Embedded(self.z[:filled], self.sample[:filled], self.row[:filled])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.written.zero_()

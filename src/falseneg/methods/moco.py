@@ -1,0 +1,245 @@
+"""MoCo: queries of one network against keys of another that follows it, in the batch and in a memory bank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from falseneg.clock import Clock
+from falseneg.contrast import NOBODY, Contrast, Embedded, Space
+from falseneg.errors import UserError
+from falseneg.methods.base import Embeddings, Method, Views
+from falseneg.methods.memory_bank import MemoryBank
+from falseneg.models import Encoder, Momentum, ProjectionHead
+from falseneg.rules import at_least_float32
+from falseneg.statistics.gather import gather_rows
+
+PARTS = ("both", "bank", "batch")
+
+
+class MoCo(Method):
+    """MoCo v2 (Chen et al. 2020, arXiv 2003.04297), MoCo v3 (2021, arXiv 2104.02057), and what lies between, with FNC's
+    support views.
+
+    An anchor is a query: a view embedded by the main network, and by the prediction head if there is one. Candidates
+    and positives are keys: views embedded by the momentum network, without gradient. The candidates are the keys of
+    the batch, of all ranks (part "batch"), and those of earlier steps in the memory bank (part "bank"). Which of them
+    are pushed away, and in which of them a detector looks (its ``part``), are independent of each other: flagged keys
+    outside the denominator can only be attracted.
+
+    MoCo v2, the default: the first view is the query, the others are keys (contrast "views"). MoCo v3: every view is
+    a query, and the other views' keys are its positives and its candidates (contrasts "view 1", "view 2", …, each
+    with weight 1 / V): ``MoCo(encoder, prediction_layers=2, symmetric=True, bank=0, denominator="batch", …)``. The loss
+    is the mean over the queries; MoCo v3's released code has 4 tau times as much.
+
+    The momentum network begins as a copy of the main one. Its BatchNorm normalises by its own batch (`Momentum`). Keys
+    enter the bank after the step that they were made for, rank after rank, in the same order on all ranks. In the
+    first step the bank is empty: with denominator "bank" nothing is pushed away then (MoCo's released code begins with
+    random keys). FNC's released code enqueues before the loss, which "both" amounts to.
+
+    Args:
+        encoder: images to features.
+        head_layers: layers of the projection head, 1 to 3.
+        head_hidden: width inside the heads; None for the width of the features.
+        head_dim: dimensions of the embedding that is compared.
+        prediction_layers: layers of the prediction head on top of the queries' projection head (MoCo v3), 1 to 3; 0 for
+            none. Support views never pass it: they are compared as keys are.
+        momentum: of the momentum network's weights at each step, from 0 to 1; .999 looks back over about 1,000
+            steps, so take less for a training of few steps.
+        cosine_momentum: let the momentum rise to 1 over the training, along half a cosine (BYOL, MoCo v3).
+        bank: places of the memory bank; 0 for no bank.
+        symmetric: every view is a query in turn, not only the first.
+        denominator: which candidates are pushed away: those of the "bank", of the "batch", or "both".
+        views: main views of each image, at least 2.
+        support_views: further views of each image that help to detect false negatives (FNC).
+        support_from_main: embed the support views by the main network, not by the momentum network.
+        support_as_positives: the support views are positives as well: multi-crop, if they are small, as in section 4.1.2
+            of FNC. They carry a gradient if they are from the main network.
+        keep_own_keys: keep an anchor's own keys of earlier steps among its negatives, as MoCo's and FNC's released code
+            do. Nobody knows who is in the bank then: neither do detectors that look rows up, nor measurements.
+
+    Raises:
+        UserError: an option is outside its range, or the bank is to be pushed away and there is none. When a step's
+            contrasts are formed: support views are asked for as positives where there are none.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        head_layers: int = 2,
+        head_hidden: int | None = None,
+        head_dim: int = 128,
+        prediction_layers: int = 0,
+        momentum: float = 0.999,
+        cosine_momentum: bool = False,
+        bank: int = 65536,
+        symmetric: bool = False,
+        denominator: Literal["both", "bank", "batch"] = "bank",
+        views: int = 2,
+        support_views: int = 0,
+        support_from_main: bool = False,
+        support_as_positives: bool = False,
+        keep_own_keys: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(momentum, bank, denominator, views, support_views)
+        hidden = head_hidden or encoder.feature_dim
+        self.encoder = encoder
+        self.head = ProjectionHead(encoder.feature_dim, hidden, head_dim, head_layers)
+        predictor = ProjectionHead(head_dim, hidden, head_dim, prediction_layers) if prediction_layers else None
+        self.prediction = predictor
+        self.momentum_network = Momentum(self._main_network())
+        self.bank = MemoryBank(bank, head_dim) if bank else None
+        self.dim, self.momentum, self.cosine_momentum = head_dim, momentum, cosine_momentum
+        self.symmetric, self.denominator, self.keep_own_keys = symmetric, denominator, keep_own_keys
+        self.views, self.support_views = views, support_views
+        self.support_from_main, self.support_as_positives = support_from_main, support_as_positives
+        self.contrast_names = tuple(f"view {v + 1}" for v in range(views)) if symmetric else ("views",)
+        self._new_keys: Embedded | None = None
+
+    def encode(self, views: Views) -> Embeddings:
+        """Queries (B, V, D) and keys (B, V, D) of all main views.
+
+        Unless symmetric: queries (B, 1, D) of the first view, and keys (B, V − 1, D) of the others.
+        """
+        with_gradient = self.encode_again(views)
+        keys = self._keys(views.main if self.symmetric else views.main[:, 1:])
+        support = with_gradient.support
+        if views.support and not self.support_from_main:
+            support = torch.cat([self._keys(group) for group in views.support], dim=1)
+        return Embeddings(with_gradient.main, support, views.sample, keys)
+
+    def encode_again(self, views: Views) -> Embeddings:
+        queries = self.head(self.encoder(_images(views.main if self.symmetric else views.main[:, :1])))
+        queries = queries if self.prediction is None else self.prediction(queries)
+        main = _unit_rows(queries, len(views))
+        if not (views.support and self.support_from_main):
+            return Embeddings(main, None, views.sample)
+        with torch.set_grad_enabled(self.support_as_positives and torch.is_grad_enabled()):
+            groups = [_unit_rows(self.head(self.encoder(_images(group))), len(views)) for group in views.support]
+        return Embeddings(main, torch.cat(groups, dim=1), views.sample)
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) images to (B, D) unit rows of the momentum network, without gradient."""
+        return self._keys(images[:, None])[:, 0]
+
+    def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
+        if self.support_as_positives and embeddings.support is None:
+            raise UserError("MoCo: support_as_positives needs support views; give support_views, or multi_crop")
+        assert embeddings.keys is not None
+        keys, sample = gather_rows(embeddings.keys), gather_rows(embeddings.sample)
+        self._new_keys = _embedded(keys, sample)
+        if not self.symmetric:
+            return [
+                self._contrast("views", embeddings.main[:, 0], embeddings, embeddings.keys, _embedded(keys, sample))
+            ]
+        contrasts = []
+        for view, name in enumerate(self.contrast_names):
+            others = [other for other in range(self.views) if other != view]
+            batch = _embedded(keys[:, others], sample)
+            contrast = self._contrast(name, embeddings.main[:, view], embeddings, embeddings.keys[:, others], batch)
+            contrasts.append(contrast)
+        return contrasts
+
+    def negatives(self, images: int) -> int:
+        """Candidates of other images for each anchor, once the bank is full.
+
+        Raises:
+            UserError: the keys of one step do not fit into the bank.
+        """
+        keys = images * (self.views if self.symmetric else self.views - 1)
+        length = 0 if self.bank is None else self.bank.length
+        if self.bank is not None and keys > length:
+            raise UserError(
+                f"MoCo: bank is {length}, but a step of {images} images yields {keys} keys; give a bank of at least {keys}, "
+                "or a smaller batch"
+            )
+        return (self.views - 1) * (images - 1) + length
+
+    def after_step(self, clock: Clock) -> None:
+        """Let the momentum network follow, and store the keys of the step."""
+        momentum = self.momentum
+        if self.cosine_momentum:
+            momentum = 1 - (1 - momentum) * (1 + math.cos(math.pi * clock.progress)) / 2
+        self.momentum_network.follow(self._main_network(), momentum)
+        if self.bank is not None and self._new_keys is not None:
+            new = self._new_keys
+            self.bank.enqueue(
+                Embedded(new.z, torch.full_like(new.sample, NOBODY), new.sample) if self.keep_own_keys else new
+            )
+        self._new_keys = None
+
+    def after_loading(self) -> None:
+        """Begin with a copy of the main network, and with an empty bank: keys of other images mean nothing here."""
+        self.momentum_network.restart(self._main_network())
+        if self.bank is not None:
+            self.bank.clear()
+
+    def _main_network(self) -> nn.Module:
+        """What the momentum network follows."""
+        return nn.Sequential(self.encoder, self.head)
+
+    def _keys(self, images: Tensor) -> Tensor:
+        """(B, V, 3, H, W) images to (B, V, D) unit rows of the momentum network."""
+        return _unit_rows(self.momentum_network(_images(images)), len(images))
+
+    def _contrast(
+        self, name: str, queries: Tensor, embeddings: Embeddings, positive_keys: Tensor, batch: Embedded
+    ) -> Contrast:
+        """Queries (B, D) against the keys of the batch and the bank; their positives are (B, K, D) keys."""
+        candidates = batch if self.bank is None else _joined([batch, self.bank.contents()])
+        parts = {"batch": slice(0, len(batch))}
+        if self.bank is not None:
+            parts["bank"] = slice(len(batch), len(candidates))
+        positives, spaces = [positive_keys], {}
+        if embeddings.support is not None:
+            images = torch.arange(len(queries), device=queries.device)
+            spaces["support"] = Space(embeddings.support.detach(), images, candidates.z)
+            positives += [embeddings.support] if self.support_as_positives else []
+        cosines = (torch.cat(positives, dim=1) @ queries[:, :, None])[:, :, 0]
+        anchors, weight = Embedded(queries, embeddings.sample), 1 / len(self.contrast_names)
+        pushed = None if self.denominator == "both" else self.denominator
+        return Contrast(name, anchors, candidates, cosines, spaces, parts, weight, pushed)
+
+
+def _check(momentum: float, bank: int, denominator: str, views: int, support_views: int) -> None:
+    if not 0 <= momentum <= 1:
+        raise UserError(f"MoCo: momentum is {momentum}; give a number from 0 to 1, such as 0.999")
+    if denominator not in PARTS:
+        raise UserError(f"MoCo: denominator is {denominator!r}; give one of {', '.join(PARTS)}")
+    if bank < 0:
+        raise UserError(f"MoCo: bank is {bank}; give the number of keys to keep, or 0 for no bank")
+    if bank == 0 and denominator == "bank":
+        raise UserError("MoCo: denominator is 'bank', but bank is 0; give a bank, or denominator 'batch'")
+    if views < 2:
+        raise UserError(f"MoCo: views is {views}; a query needs a key, so give at least 2")
+    if support_views < 0:
+        raise UserError(f"MoCo: support_views is {support_views}; give 0 or more")
+
+
+def _images(views: Tensor) -> Tensor:
+    """(B, V, 3, H, W) to (B · V, 3, H, W)."""
+    return views.flatten(0, 1)
+
+
+def _unit_rows(z: Tensor, images: int) -> Tensor:
+    """(B · V, D) to (B, V, D) unit rows, in at least float32."""
+    return normalize(at_least_float32(z), dim=-1).unflatten(0, (images, len(z) // images))
+
+
+def _embedded(keys: Tensor, sample: Tensor) -> Embedded:
+    """(G, K, D) keys of G images, image by image."""
+    return Embedded(keys.flatten(0, 1), sample.repeat_interleave(keys.shape[1]))
+
+
+def _joined(pieces: Sequence[Embedded]) -> Embedded:
+    """One after the other, in the type of the first. Copies: what is compared must outlive the next enqueue."""
+    z = torch.cat([piece.z.to(pieces[0].z.dtype) for piece in pieces])
+    sample = torch.cat([piece.sample for piece in pieces])
+    return Embedded(z, sample, torch.cat([piece.table_row for piece in pieces]))

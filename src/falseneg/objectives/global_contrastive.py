@@ -1,0 +1,112 @@
+"""SogCLR and iSogCLR: each anchor against the negatives of the whole data set, whatever the batch size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from falseneg.clock import Clock
+from falseneg.contrast import Contrast
+from falseneg.errors import UserError
+from falseneg.facts import Facts
+from falseneg.objectives.base import Objective
+from falseneg.objectives.parts import mean_positive
+from falseneg.objectives.running_mean import RunningMean
+from falseneg.rules import NoPairs
+from falseneg.sample_table import of_contrast
+from falseneg.schedule import Schedule, extremes, value_at
+from falseneg.statistics.negatives import NegativeStats, negative_stats
+from falseneg.strategy import IGNORE, Strategy
+
+LARGEST = 50.0
+"""Above e to this, the ratio of a step's mean to the running mean is cut off."""
+
+
+class GlobalContrastive(Objective):
+    """SogCLR (Yuan et al. 2022, arXiv 2202.12387); with `IndividualTemperature` and rho iSogCLR (Qiu et al. 2023).
+
+    loss_i = −(mean cosine of the positives and attracted pairs) + τ_i · log(epsilon + u_i) + rho · τ_i
+
+    where u_i is a running mean of g_i, the mean of e^{s/τ} over the negatives that are kept, over all visits of the
+    sample. Its gradient is that of τ_i · g_i / (epsilon + u_i), with u_i held fixed; with respect to τ_i it is
+    log(epsilon + u_i) + rho + τ_i · (∂g_i/∂τ_i) / (epsilon + u_i).
+
+    The loss is a cosine, not a number of nats: it is τ times that of InfoNCE, and so is its gradient. To renormalise
+    changes nothing. An anchor that lost all its negatives keeps the attraction only, and its u stays. When filtering
+    starts for a sample, u is rescaled by the share of the mean that stays, at the cost of one more sweep in that step.
+    In evaluation mode u stays, too.
+
+    Args:
+        gamma: the weight of the current step in u, above 0 and at most 1, or a schedule of it (FastCLIP: a cosine from
+            1 to .2 over half of the training).
+        epsilon: is added to u; at least 0.
+        rho: the price of a high temperature, for temperatures that are learned; at least 0.
+
+    Raises:
+        UserError: an option is outside its range.
+    """
+
+    def __init__(self, gamma: float | Schedule = 0.9, epsilon: float = 1e-14, rho: float = 0.0) -> None:
+        super().__init__()
+        for value in extremes(gamma):
+            if not 0 < value <= 1:
+                raise UserError(f"GlobalContrastive: gamma is {value}; give a number above 0 and at most 1")
+        for name, number in (("epsilon", epsilon), ("rho", rho)):
+            if not (math.isfinite(number) and number >= 0):
+                raise UserError(f"GlobalContrastive: {name} is {number}; give a number of at least 0")
+        self.gamma, self.epsilon, self.rho = gamma, epsilon, rho
+        self.running = nn.ModuleDict()
+
+    def prepare(self, facts: Facts) -> None:
+        """Make the tables, empty, one for each contrast."""
+        self.running = nn.ModuleDict({name: RunningMean(facts.rows) for name in facts.contrasts})
+
+    @torch.no_grad()
+    def observe(
+        self, contrast: Contrast, levels: Sequence[NegativeStats], tau: Tensor, strategy: Strategy, clock: Clock
+    ) -> None:
+        """Update u by the mean of the levels."""
+        if not self.training:
+            return
+        running, row = self._running(contrast), contrast.anchors.table_row
+        logs = torch.stack([_log_mean(stats) for stats in levels])
+        log_kept = _log_mean_of_levels(logs)
+        filtered = torch.stack([stats.weight < stats.count for stats in levels]).any(dim=0)
+        log_all = log_kept
+        if bool((filtered & running.before_filtering(row)).any()):
+            log_all = _log_mean(negative_stats(contrast, tau, NoPairs(), IGNORE))
+        running.update(row, log_kept, log_all, filtered, value_at(self.gamma, clock))
+
+    def forward(
+        self, contrast: Contrast, stats: NegativeStats, tau: Tensor, strategy: Strategy, clock: Clock | None = None
+    ) -> Tensor:
+        """(N,) losses, in units of the cosine."""
+        tau, kept = tau.to(stats.log_sum.dtype), stats.weight > 0
+        # Masked before it meets any gradient: -inf times zero would be NaN.
+        log_mean = _log_mean(stats).masked_fill(~kept, 0)
+        log_u = self._running(contrast).log_mean(contrast.anchors.table_row).to(log_mean.dtype)
+        log_u = torch.where(log_u.isnan(), log_mean.detach(), log_u)
+        if self.epsilon > 0:
+            log_u = torch.logaddexp(log_u, torch.full_like(log_u, math.log(self.epsilon)))
+        # In training u holds this step's g, and the ratio is at most a few times 1 / gamma; else it may be more.
+        ratio = (log_mean - log_u).clamp(max=LARGEST).exp()
+        pushed = (log_u + ratio - ratio.detach()).masked_fill(~kept, 0)
+        return tau * (pushed + self.rho) - mean_positive(contrast, stats, strategy)
+
+    def _running(self, contrast: Contrast) -> RunningMean:
+        running: RunningMean = of_contrast(self.running, contrast, self)
+        return running
+
+
+def _log_mean(stats: NegativeStats) -> Tensor:
+    """(N,) log of the mean of e^{s/tau} over the negatives, by their weights; −inf where none has weight."""
+    return stats.log_sum - torch.where(stats.weight > 0, stats.weight, 1).log()
+
+
+def _log_mean_of_levels(logs: Tensor) -> Tensor:
+    """(L, N) logs to (N,): the log of the mean of those levels that have anything; −inf where none has."""
+    number = (logs > -torch.inf).sum(dim=0)
+    return logs.logsumexp(dim=0) - number.clamp(min=1).log()

@@ -1,0 +1,68 @@
+"""The running mean of each sample's negatives over the whole data set: what the global contrastive losses share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from falseneg.sample_table import SampleTable, log_mean_of_lines, mean_of_lines
+
+
+class RunningMean(nn.Module):
+    """u of SogCLR (Yuan et al. 2022, arXiv 2202.12387), held as a natural log: safe at a temperature of .01 in float32.
+
+    u_i ← (1 − gamma) u_i + gamma g_i, where g_i is the mean over the sample's anchors (its views, on whatever rank) of
+    what is seen in a step. A sample that was never seen starts at g_i.
+
+    Args:
+        rows: images in the data set.
+    """
+
+    filtering: Tensor
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.table = SampleTable(rows, {"log_mean": torch.nan, "filtered": 0.0})
+        self.register_buffer("filtering", torch.tensor(False))
+
+    def log_mean(self, row: Tensor) -> Tensor:
+        """(N,) float32 log u; NaN for samples that were never seen."""
+        return self.table.read("log_mean", row)
+
+    def before_filtering(self, row: Tensor) -> Tensor:
+        """(N,) bool: whether u still is the mean over all negatives, from before some of them were filtered out."""
+        return (self.table.visits[row] > 0) & (self.table.read("filtered", row) == 0)
+
+    @torch.no_grad()
+    def update(self, row: Tensor, log_kept: Tensor, log_all: Tensor, filtered: Tensor, gamma: float) -> None:
+        """One step, over the anchors of all ranks.
+
+        When filtering starts for a sample, u loses the mass that is filtered out from now on: it is rescaled by the
+        ratio of the two means of that step. Otherwise it would stay too large for 1 / gamma visits, and the gradient
+        too small.
+
+        Args:
+            row: (N,) int64 rows of the anchors.
+            log_kept: (N,) log g; −inf where nothing is kept: such an anchor changes nothing.
+            log_all: (N,) log of the same mean with the filtered negatives; needed only where ``filtered`` and
+                `before_filtering` both hold.
+            filtered: (N,) bool, whether any negatives of the anchor were filtered out.
+            gamma: the weight of this step, above 0 and at most 1.
+        """
+        seen = {"kept": log_kept.masked_fill(log_kept == -torch.inf, torch.nan), "all": log_all, "filtered": filtered}
+        lines, place, seen = self.table.together(row, seen)
+        kept, whole = (log_mean_of_lines(seen[name], place, len(lines)) for name in ("kept", "all"))
+        filtered = mean_of_lines(seen["filtered"], place, len(lines)) > 0
+
+        old, known = self.table.read("log_mean", lines).double(), self.table.visits[lines] > 0
+        starts = filtered & self.before_filtering(lines)
+        old = torch.where(starts, old + kept - whole, old)
+        past = math.log1p(-gamma) if gamma < 1 else -math.inf
+        new = torch.where(known, torch.logaddexp(old + past, kept + math.log(gamma)), kept)
+
+        # What is first seen when others are filtered already has nothing to lose, even if none of its own are.
+        self.filtering |= filtered.any()
+        done = ~self.before_filtering(lines) & (known | self.filtering) | filtered
+        self.table.put(lines, {"log_mean": new, "filtered": done})

@@ -1,0 +1,107 @@
+"""Every recipe says what it is, parses, and builds: with made-up data in the place of its own."""
+
+import re
+
+import pytest
+import torch
+
+from falseneg.cli import compare, main
+from falseneg.cli.configuration import build, run_settings
+from falseneg.cli.parser import run_parser
+from falseneg.cli.recipes import FOLDER, recipe_names
+from falseneg.data import ImageSet
+from falseneg.facts import Facts
+from falseneg.losses import Criterion
+from falseneg.train.defaults import Circumstances
+
+# What the data of a recipe are like: images, classes, side in pixels.
+DATA = {
+    "imagenet/train": (1_281_167, 1000, 400),
+    "imagenet100/train": (126_689, 100, 400),
+    "Cifar10,": (50_000, 10, 32),
+    "Cifar100,": (50_000, 100, 32),
+    "Digits,": (1_437, 10, 8),
+}
+NAMES = recipe_names()
+
+
+class MadeUp(ImageSet):
+    """As many images as a data set has, none of which can be opened."""
+
+    def __init__(self, images, classes):
+        self.labels = torch.arange(images) % classes
+
+    def __len__(self):
+        return len(self.labels)
+
+
+def about(name):
+    """The comment on top."""
+    lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
+    return [line[1:].strip() for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+
+
+def test_they_are_listed_with_what_they_are(capsys):
+    assert main(["recipes"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(listed) == NAMES and {"digits", "moco/imagenet", "fnc/imagenet"} < set(NAMES)
+    assert all(listed[name] == about(name)[0] for name in NAMES)
+
+
+def test_every_figure_of_fnc_is_there_at_both_scales():
+    scales = [
+        [name.rsplit("/")[-1] for name in NAMES if name.startswith(f"fnc/ablations/{scale}/")]
+        for scale in ("imagenet", "digits")
+    ]
+    assert scales[0] == scales[1]
+    left, right = "figure-4-left", "figure-4-right"
+    numbers = ["figure-10", left, right, "figure-5", "figure-6", "figure-7", "figure-8-right", "figure-9", "table-4"]
+    assert sorted(scales[0]) == sorted(numbers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_tells_command_cost_and_expectation(name):
+    comment = "\n".join(about(name))
+    assert re.search(
+        rf"^command\s+falseneg (pretrain|compare).* --config {name}( |$)|^command\s+falseneg compare ", comment, re.M
+    )
+    assert re.search(r"^cost\s+\S", comment, re.M) and re.search(r"^expected\s+\S", comment, re.M)
+    assert max(map(len, (FOLDER / f"{name}.yaml").read_text().splitlines())) <= 130
+
+
+@pytest.fixture
+def recipe(request, tmp_path, monkeypatch):
+    """The options of a recipe, with a smaller encoder, and its data, all of which are made up."""
+    text = (FOLDER / f"{request.param}.yaml").read_text()
+    small = "name: resnet10t, arguments: {channels: [8, 8, 8, 8]}"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text.replace("name: resnet50", small).replace("name: resnet18", small))
+    count, classes, side = next(facts for part, facts in DATA.items() if part in text)
+    images = MadeUp(count, classes)
+    facts = Circumstances(count, side, gpu=False, cores=2)
+    for room in ("falseneg.cli.compare", "falseneg.cli.configuration"):
+        monkeypatch.setattr(f"{room}.look", lambda *_: (facts, images))
+    parser = run_parser("compare", "")
+    for option, details in compare.OPTIONS.items():
+        parser.add_argument(f"--{option}", **details)
+    arguments = ["--config", str(path), "--accelerator", "cpu"]
+    return parser, parser.parse_args(arguments), compare._own_variants(arguments), images
+
+
+@pytest.mark.parametrize("recipe", NAMES, indirect=True)
+def test_each_builds_and_every_part_can_work_with_its_data(recipe, monkeypatch):
+    parser, options, own, images = recipe
+    built = []
+    monkeypatch.setattr(compare, "build", lambda *given: built.append((given[0], build(*given))) or built[-1][1])
+    if options["variants"] is None:
+        options["variants"] = {"alone": {}}
+        own = {"alone": {}}
+    comparison, _ = compare._comparison(options, own, run_settings(parser, options), 1)
+    assert list(comparison.variants) == list(options["variants"])
+    assert len({str(configuration) for configuration in comparison.variants.values()}) == len(options["variants"])
+    assert len(built) == len(comparison.variants)
+    for configuration, run in built:
+        negatives = run.method.negatives(configuration["batch_size"])
+        classes = configuration["expected_classes"]
+        facts = Facts(len(images), negatives, images.labels, classes, run.method.contrast_names, 0)
+        Criterion(run.detector, run.strategy, run.objective, run.temperature).prepare(facts)

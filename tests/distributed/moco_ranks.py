@@ -1,0 +1,78 @@
+"""MoCo over some steps, by one of two gloo processes or alone; a program of its own: moco_ranks.py RANK FOLDER."""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import falseneg as fn
+from falseneg.losses import Criterion
+from falseneg.statistics.gather import world_size
+
+IMAGES, STEPS = 8, 4
+SHARES = {"even": (4, 4), "uneven": (3, 5)}
+METHODS = {
+    "v2": {},
+    "v3": {"symmetric": True, "prediction_layers": 1, "bank": 0, "denominator": "batch"},
+    "both": {"symmetric": True, "views": 3, "bank": 31, "denominator": "both", "keep_own_keys": True},
+    "support": {"support_views": 2, "support_as_positives": True, "support_from_main": True},
+}
+
+
+class Plain(nn.Module):
+    feature_dim = 6
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 6)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1).double() / 255)
+
+
+def views_of(step, images, views, support):
+    draw = torch.Generator().manual_seed(step)
+    main = torch.randint(0, 256, (IMAGES, views, 3, 2, 2), generator=draw, dtype=torch.uint8)
+    further = torch.randint(0, 256, (IMAGES, support, 3, 2, 2), generator=draw, dtype=torch.uint8)
+    sample = torch.randperm(12, generator=draw)[:IMAGES]  # some images come again: their old keys are in the bank
+    return fn.Views(main[images], (further[images],) if support else (), sample[images])
+
+
+def train(name, images):
+    """Losses of some steps, and the state at the end."""
+    torch.manual_seed(0)
+    options = {"bank": 19, "head_layers": 1, "head_dim": 5, "momentum": 0.6, "cosine_momentum": True, **METHODS[name]}
+    method = fn.MoCo(Plain(), **options).double()
+    detector = fn.SupportSet(top_k=3) if method.support_views else fn.BatchQuantile(alpha=0.3)
+    criterion = Criterion(detector, fn.ATTRACT, temperature=0.25)
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    optimiser, losses = torch.optim.SGD(trained, lr=0.5), []
+    for step in range(STEPS):
+        views = views_of(step, images, method.views, method.support_views)
+        clock = fn.Clock(step, STEPS, 1)
+        loss, _ = criterion(method.contrasts(method.encode(views)), clock)
+        optimiser.zero_grad()
+        loss.backward()
+        losses.append(loss.detach().clone())
+        for tensor in (losses[-1], *(parameter.grad for parameter in trained)) if world_size() > 1 else ():
+            dist.all_reduce(tensor)  # as DDP does
+            tensor /= world_size()
+        optimiser.step()
+        method.after_step(clock)
+    return {"losses": torch.stack(losses), **method.state_dict()}
+
+
+def on_rank(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    results = {}
+    for share, (first, _) in SHARES.items():
+        images = slice(0, first) if rank == 0 else slice(first, IMAGES)
+        for name in METHODS:
+            results[share, name] = train(name, images)
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    on_rank(int(sys.argv[1]), sys.argv[2])

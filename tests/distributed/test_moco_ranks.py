@@ -1,0 +1,32 @@
+"""Two gloo processes against one: MoCo's losses, weights, momentum weights and bank after some steps, uneven counts."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from distributed import moco_ranks
+from distributed.moco_ranks import IMAGES, METHODS, SHARES, STEPS, train
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    processes = [subprocess.Popen([sys.executable, moco_ranks.__file__, str(rank), folder]) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_are_one(ranks, share, name):
+    """The bank is overwritten more than once, place by place in the same order on both ranks."""
+    expected = train(name, slice(0, IMAGES))
+    if "bank.z" in expected:
+        assert int(expected["bank.written"]) > len(expected["bank.z"]), "the ring has gone round"
+    assert len(set(expected["losses"].tolist())) == STEPS
+    for rank in range(2):
+        found = ranks[rank][share, name]
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-12, msg=key)

@@ -1,0 +1,374 @@
+"""MoCo v2, v3 and what lies between, against plain loops; and what its networks do."""
+
+import copy
+
+import catalogue
+import pytest
+import torch
+from reference import moco_loops
+from reference.loops import similarity
+from torch import nn
+from torch.nn.functional import normalize
+
+import falseneg as fn
+from falseneg.losses import Criterion
+from falseneg.statistics.scan import columns_rule
+
+CLOCK = fn.Clock(step=0, steps_per_epoch=10, epochs=1)
+DIM, IMAGES = 6, 4
+SAMPLE = torch.tensor([5, 3, 8, 9])
+IN_BANK = torch.tensor([0, 3, 1, 3, 9, 2, 6])  # three old keys of the batch's own images among them
+
+
+class Plain(nn.Module):
+    """An encoder that counts its passes: 4 pixels x 4 pixels x 3 colours to 5 features."""
+
+    feature_dim = 5
+
+    def __init__(self, norm=False):
+        super().__init__()
+        self.layer, self.passes = nn.Linear(48, 5), []
+        self.norm = nn.BatchNorm1d(5) if norm else nn.Identity()
+
+    def forward(self, images):
+        self.passes.append(len(images))
+        return self.norm(self.layer(images.flatten(1).to(self.layer.weight.dtype) / 255))
+
+
+def moco(norm=False, **options):
+    torch.manual_seed(0)
+    options = {"bank": 7, "head_layers": 1, "head_dim": DIM, **options}
+    return fn.MoCo(Plain(norm), **options).double()
+
+
+def passes(method):
+    """Images in each pass of the main and of the momentum encoder since the last look."""
+    encoders = method.encoder, method.momentum_network.network[0]
+    seen = [list(encoder.passes) for encoder in encoders]
+    for encoder in encoders:
+        encoder.passes.clear()
+    return seen
+
+
+def made(method, support=0, seed=1):
+    """Leaf queries and keys, support views or None, as `encode` would give them; and a bank that is filled."""
+    queries, keys = (method.views, method.views) if method.symmetric else (1, method.views - 1)
+    main = catalogue.unit(IMAGES, queries, DIM, seed=seed).requires_grad_()
+    further = catalogue.unit(IMAGES, support, DIM, seed=seed + 2).requires_grad_() if support else None
+    if method.bank is not None:
+        method.bank.enqueue(fn.Embedded(catalogue.unit(len(IN_BANK), DIM, seed=seed + 3), IN_BANK))
+    return fn.Embeddings(main, further, SAMPLE, catalogue.unit(IMAGES, keys, DIM, seed=seed + 1))
+
+
+def assert_same(loss, expected, leaf):
+    torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
+    got, wanted = (torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in (loss, expected))
+    assert wanted.abs().max() > 1e-3
+    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_moco_v2():
+    method = moco(bank=40)
+    embeddings = made(method)
+    loss, _ = Criterion(temperature=0.25)(method.contrasts(embeddings), CLOCK)
+    tau, total = torch.tensor(0.25, dtype=torch.float64), 0
+    held = method.bank.contents()
+    for query, key, sample in zip(embeddings.main[:, 0], embeddings.keys[:, 0], SAMPLE.tolist(), strict=True):
+        queue = [z for z, other in zip(held.z, held.sample.tolist(), strict=True) if other != sample]
+        total = total + moco_loops.moco(query, key, queue, tau) / IMAGES
+    assert_same(loss, total, embeddings.main)
+
+
+def test_moco_v3():
+    method = moco(prediction_layers=2, symmetric=True, bank=0, denominator="batch")
+    embeddings = made(method)
+    contrasts = method.contrasts(embeddings)
+    assert [contrast.name for contrast in contrasts] == list(method.contrast_names) == ["view 1", "view 2"]
+    loss, _ = Criterion(temperature=0.5)(contrasts, CLOCK)
+    tau = torch.tensor(0.5, dtype=torch.float64)
+    expected = moco_loops.moco_v3(*embeddings.main.unbind(1), *embeddings.keys.unbind(1), tau) / 2
+    assert_same(loss, expected, embeddings.main)
+
+
+class Above(fn.Detector):
+    """Flags above a threshold, in one part of the candidates or in all."""
+
+    def __init__(self, threshold, part):
+        super().__init__()
+        self.threshold, self.part = torch.tensor(threshold, dtype=torch.float64), part
+
+    def flag(self, contrast, clock):
+        return fn.AboveThreshold(self.threshold) & columns_rule(contrast, contrast.columns(self.part))
+
+
+STRATEGIES = {name: catalogue.STRATEGIES[name] for name in ("eliminate-renormalised", "attract", "attract-outside")}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("part", [None, "batch", "bank"])
+@pytest.mark.parametrize("denominator", ["both", "batch", "bank"])
+@pytest.mark.parametrize(("views", "symmetric", "support"), [(2, False, 0), (3, False, 2), (2, True, 2), (3, True, 0)])
+def test_denominators_and_where_the_detector_looks(views, symmetric, support, denominator, part, strategy):
+    """Independent of each other: a flagged key outside the denominator is attracted and not pushed away."""
+    threshold, wanted = -0.1, STRATEGIES[strategy]
+    options = {"views": views, "symmetric": symmetric, "denominator": denominator}
+    method = moco(**options, support_as_positives=support > 0)
+    embeddings = made(method, support)
+    detector = Above(threshold, part)
+    loss, _ = Criterion(detector, wanted, temperature=0.25)(method.contrasts(embeddings), CLOCK)
+
+    tau, total, held = torch.tensor(0.25, dtype=torch.float64), 0, method.bank.contents()
+    bank = [("bank", int(sample), z) for sample, z in zip(held.sample, held.z, strict=True)]
+    queries = range(views) if symmetric else [0]
+    for view in queries:
+        keys = [other for other in range(views) if other != view] if symmetric else range(views - 1)
+        batch = [("batch", int(SAMPLE[b]), embeddings.keys[b, v]) for b in range(IMAGES) for v in keys]
+        for b in range(IMAGES):
+            query = embeddings.main[b, view if symmetric else 0]
+            positives = [similarity(query, embeddings.keys[b, v]) for v in keys]
+            positives += [similarity(query, embeddings.support[b, s]) for s in range(support)]
+            others = [(p, similarity(query, z)) for p, sample, z in batch + bank if sample != int(SAMPLE[b])]
+            negatives = [(s, part in (None, p) and s > threshold, denominator in ("both", p)) for p, s in others]
+            of_one = moco_loops.parted(positives, negatives, tau, wanted.positive, wanted.negative, wanted.renormalise)
+            total = total + of_one / IMAGES / len(queries)
+    leaves = embeddings.main if not support else [embeddings.main, embeddings.support]
+    for leaf in [leaves] if not support else leaves:
+        assert_same(loss, total, leaf)
+
+
+def test_who_the_candidates_are():
+    method = moco(views=3, symmetric=True)
+    contrast = method.contrasts(made(method))[1]
+    assert contrast.parts == {"batch": slice(0, 8), "bank": slice(8, 15)}
+    assert contrast.candidates.sample.tolist() == [5, 5, 3, 3, 8, 8, 9, 9, *IN_BANK.tolist()]
+    assert contrast.weight == pytest.approx(1 / 3) and not contrast.candidates.z.requires_grad
+
+
+def test_own_old_keys_are_excluded_unless_they_are_kept():
+    counts = []
+    for keep in (False, True):
+        method = moco(bank=4, keep_own_keys=keep, denominator="bank")
+        for _ in range(2):  # the second time the bank holds the keys of the same images
+            (contrast,) = method.contrasts(made_without_bank(method))
+            stats = fn.negative_stats(contrast, torch.tensor(0.1), fn.NoPairs(), fn.IGNORE)
+            method.after_step(CLOCK)
+        counts.append(stats.count.tolist())
+        held = method.bank.contents()
+        assert held.row.tolist() == SAMPLE.tolist()
+        assert held.sample.tolist() == ([fn.NOBODY] * 4 if keep else SAMPLE.tolist())
+    assert counts == [[3] * 4, [4] * 4]
+
+
+def made_without_bank(method, support=0):
+    bank, method.bank = method.bank, None
+    embeddings = made(method, support)
+    method.bank = bank
+    return embeddings
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_keys_enter_after_the_step_image_by_image(symmetric):
+    method = moco(views=3, symmetric=symmetric, bank=30)
+    embeddings = made_without_bank(method)
+    first = method.contrasts(embeddings)[0]
+    assert first.parts["bank"] == slice(8, 8)
+    before = first.candidates.z.clone()
+    method.after_step(CLOCK)
+    held = method.bank.contents()
+    assert torch.equal(held.z, embeddings.keys.flatten(0, 1))
+    assert held.sample.tolist() == SAMPLE.repeat_interleave(3 if symmetric else 2).tolist()
+    second = method.contrasts(embeddings)[0]
+    method.after_step(CLOCK)
+    assert torch.equal(first.candidates.z, before), "what was compared is looked at after the step"
+    assert len(second.candidates) == 8 + len(held)
+    method.after_step(CLOCK)
+    assert int(method.bank.written) == 2 * len(held), "the keys of a step are stored once"
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        fn.SupportSet(top_k=3, part="bank"),
+        fn.SupportSet(top_k=3, part="bank", distinct=True),
+        fn.SupportSet(top_k=2, threshold=0.1, part="bank"),
+        fn.BatchQuantile(alpha=0.2, part="bank"),
+    ],
+)
+@pytest.mark.parametrize("strategy", [fn.ELIMINATE.renormalised(), fn.ATTRACT_OUTSIDE])
+def test_the_bank_is_empty_at_first(detector, strategy):
+    method = moco(support_views=2)
+    embeddings = made_without_bank(method, support=2)
+    for objective in (fn.InfoNCE(), fn.OwnDenominators(), fn.Decoupled()):
+        loss, judged = Criterion(detector, strategy, objective)(method.contrasts(embeddings), CLOCK)
+        (gradient,) = torch.autograd.grad(loss, embeddings.main)
+        assert loss.isfinite() and gradient.isfinite().all() and int(judged[0][2].flagged.sum()) == 0
+
+
+def images(count=IMAGES, views=2, support=(), seed=4):
+    draw = torch.Generator().manual_seed(seed)
+    groups = [torch.randint(0, 256, (count, n, 3, 4, 4), generator=draw, dtype=torch.uint8) for n in (views, *support)]
+    return fn.Views(groups[0], tuple(groups[1:]), torch.arange(count))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("prediction", [0, 1])
+def test_queries_and_keys(symmetric, prediction):
+    method, batch = moco(symmetric=symmetric, prediction_layers=prediction, views=3), images(views=3)
+    with torch.no_grad():  # so that the two networks differ
+        method.head[0].weight.add_(0.1)
+    found = method.encode(batch)
+    assert passes(method) == ([[12], [12]] if symmetric else [[4], [8]])
+    follower = method.momentum_network.network
+    for b in range(IMAGES):
+        for v in range(3) if symmetric else [0]:
+            query = method.head(method.encoder(batch.main[b, v][None]))
+            query = query if method.prediction is None else method.prediction(query)
+            torch.testing.assert_close(found.main[b, v], normalize(query, dim=-1)[0])
+        for place, v in enumerate(range(3) if symmetric else [1, 2]):
+            torch.testing.assert_close(found.keys[b, place], normalize(follower(batch.main[b, v][None]), dim=-1)[0])
+    assert found.main.requires_grad and not found.keys.requires_grad
+
+
+@pytest.mark.parametrize("from_main", [False, True])
+@pytest.mark.parametrize("as_positives", [False, True])
+def test_support_views(from_main, as_positives):
+    method = moco(prediction_layers=1, support_views=5, support_from_main=from_main, support_as_positives=as_positives)
+    batch = images(support=(2, 3))
+    with torch.no_grad():
+        method.head[0].weight.add_(0.1)
+    found = method.encode(batch)
+    assert passes(method) == ([[4, 8, 12], [4]] if from_main else [[4], [4, 8, 12]])  # one pass for each group
+    network = nn.Sequential(method.encoder, method.head) if from_main else method.momentum_network.network
+    expected = torch.stack([network(torch.cat([group[b] for group in batch.support])) for b in range(IMAGES)])
+    torch.testing.assert_close(found.support, normalize(expected, dim=-1))
+    assert found.support.requires_grad == (from_main and as_positives)
+    (contrast,) = method.contrasts(found)
+    space = contrast.spaces["support"]
+    assert space.query_of.tolist() == [0, 1, 2, 3] and not space.queries.requires_grad
+    assert space.candidates is contrast.candidates.z
+    assert contrast.positives.shape == (4, 6 if as_positives else 1)
+    passes(method)
+    again = method.encode_again(batch)
+    assert passes(method) == [[4, 8, 12] if from_main else [4], []], "no key is embedded a second time"
+    torch.testing.assert_close(again.main, found.main)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_momentum_weights_over_many_steps(cosine):
+    method = moco(norm=True, momentum=0.9, cosine_momentum=cosine, head_layers=2)
+    own = [p.tolist() for p in map(torch.Tensor.flatten, method.momentum_network.parameters())]
+    draw = torch.Generator().manual_seed(3)
+    for step in range(7):
+        with torch.no_grad():
+            for parameter in (*method.encoder.parameters(), *method.head.parameters()):
+                parameter.add_(torch.randn(parameter.shape, generator=draw, dtype=torch.float64))
+        method.after_step(fn.Clock(step, 4, 2))
+        momentum = moco_loops.momentum_at(0.9, step, 8, cosine)
+        main = [p.flatten().tolist() for p in (*method.encoder.parameters(), *method.head.parameters())]
+        own = [
+            [momentum * a + (1 - momentum) * b for a, b in zip(mine, theirs, strict=True)]
+            for mine, theirs in zip(own, main, strict=True)
+        ]
+        for mine, parameter in zip(own, method.momentum_network.parameters(), strict=True):
+            torch.testing.assert_close(
+                parameter.flatten(), torch.tensor(mine, dtype=torch.float64), rtol=1e-12, atol=1e-14
+            )
+
+
+def test_batch_norm_of_the_momentum_network_is_its_own():
+    """It begins as a copy, normalises by its own batch in training, and is not averaged."""
+    method, batch = moco(norm=True, momentum=0.0), images()
+    own, main = method.momentum_network.network[0].norm, method.encoder.norm
+    torch.testing.assert_close(own.running_mean, main.running_mean)
+    expected = copy.deepcopy(method.momentum_network).train()(batch.main[:, 1])
+    found = method.encode(batch)
+    torch.testing.assert_close(found.keys[:, 0], normalize(expected, dim=-1))
+    means = own.running_mean.clone(), main.running_mean.clone()
+    assert not torch.equal(*means) and int(own.num_batches_tracked) == int(main.num_batches_tracked) == 1
+    method.after_step(CLOCK)
+    assert torch.equal(own.running_mean, means[0]) and torch.equal(own.weight, main.weight)
+
+
+def test_the_momentum_network_begins_as_a_copy():
+    method = moco(norm=True, head_layers=3)
+    main = nn.Sequential(method.encoder, method.head).state_dict()
+    state = method.momentum_network.network.state_dict()
+    assert main.keys() == state.keys()
+    for name, value in main.items():
+        assert torch.equal(state[name], value) and state[name].data_ptr() != value.data_ptr(), name
+
+
+def test_the_momentum_network_is_not_trained_but_kept():
+    method = moco(prediction_layers=1)
+    trained = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
+    assert trained and not any("momentum" in name for name in trained)
+    loss, _ = Criterion()(method.contrasts(method.encode(images())), CLOCK)
+    loss.backward()
+    without = [name for name, parameter in method.named_parameters() if parameter.grad is None]
+    assert without == [name for name, _ in method.named_parameters() if name not in trained]
+    assert {"momentum_network.network.0.layer.weight", "bank.z", "bank.sample", "bank.row", "bank.written"} <= set(
+        method.state_dict()
+    )
+
+
+def test_what_is_embedded_is_seen_by_the_momentum_network():
+    from falseneg.evaluation.features import evaluation_mode
+
+    method = moco(norm=True)
+    with torch.no_grad():
+        method.head[0].weight.add_(0.1)
+        method.momentum_network.network[0].norm.running_mean.add_(0.3)
+    batch = images().main[:, 0]
+    with evaluation_mode(method):
+        found = method.embed(batch)
+        expected = method.momentum_network.network(batch)
+    torch.testing.assert_close(found, normalize(expected, dim=-1))
+    assert not found.requires_grad and method.momentum_network.training
+
+
+def test_weights_to_start_from():
+    method = moco(norm=True, bank=9)
+    method.contrasts(made(method))
+    method.after_step(CLOCK)
+    with torch.no_grad():
+        method.head[0].weight.add_(0.1)
+        method.encoder.norm.running_mean.add_(0.3)
+    method.after_loading()
+    assert len(method.bank.contents()) == 0
+    main = nn.Sequential(method.encoder, method.head).state_dict()
+    for name, value in method.momentum_network.network.state_dict().items():
+        assert torch.equal(value, main[name]), name
+
+
+def test_negatives():
+    assert moco(bank=100).negatives(32) == 31 + 100
+    assert moco(bank=100, views=3, symmetric=True).negatives(32) == 2 * 31 + 100
+    assert moco(bank=0, denominator="batch").negatives(32) == 31
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"momentum": 1.5}, "momentum is 1.5; give a number from 0 to 1"),
+        ({"bank": -1}, "bank is -1"),
+        ({"bank": 0}, "denominator is 'bank', but bank is 0; give a bank, or denominator 'batch'"),
+        ({"denominator": "queue"}, "denominator is 'queue'; give one of both, bank, batch"),
+        ({"views": 1}, "views is 1"),
+        ({"support_views": -2}, "support_views is -2"),
+        ({"prediction_layers": 4}, "layers is 4"),
+    ],
+)
+def test_refusals(options, words):
+    with pytest.raises(fn.UserError, match=words) as error:
+        moco(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_refusals_of_a_step():
+    with pytest.raises(
+        fn.UserError, match="bank is 7, but a step of 4 images yields 8 keys; give a bank of at least 8"
+    ):
+        moco(symmetric=True).negatives(4)
+    method = moco(support_as_positives=True)
+    with pytest.raises(fn.UserError, match="support_as_positives needs support views"):
+        method.contrasts(made_without_bank(method))
