@@ -1,3 +1,4 @@
+import catalogue
 import pytest
 import torch
 from reference import loops
@@ -58,3 +59,28 @@ def test_bad_views():
     for views in [(torch.randn(4, 3),), (torch.randn(4, 3), torch.randn(5, 3))]:
         with pytest.raises(fn.UserError, match="give two or more of one shape"):
             loss(*views)
+
+
+def test_state_for_each_image_in_a_loop_of_ones_own():
+    """GloFND on SogCLR as a drop-in: learns from call to call, and the state dict takes all of it along."""
+
+    def make():
+        return fn.ContrastiveLoss(fn.GlobalThreshold(), objective=fn.GlobalContrastive(), images=30, classes=4)
+
+    def views(seed):
+        return [catalogue.unit(8, 6, seed=seed + view, dtype=torch.float32) for view in range(2)]
+
+    criterion, sample = make(), torch.arange(12, 20)
+    for seed in (0, 10):
+        criterion(*views(seed), sample=sample)
+    held = criterion.criterion.detector.per_sample()["threshold"]
+    assert held[12:20].isfinite().all() and held[:12].isnan().all() and held[20:].isnan().all()
+    again = make()
+    again.load_state_dict(criterion.state_dict())
+    torch.testing.assert_close(again(*views(20), sample=sample), criterion(*views(20), sample=sample))
+    with pytest.raises(fn.UserError, match="give sample"):
+        criterion(*views(0))
+    with pytest.raises(fn.UserError, match="row 37 is outside the table of 30 rows"):
+        criterion(*views(0), sample=sample + 18)
+    with pytest.raises(fn.UserError, match="give images, too"):
+        fn.ContrastiveLoss(fn.GlobalThreshold(), classes=4)

@@ -86,13 +86,20 @@ Judged = tuple[Contrast, PairRule, NegativeStats]
 class ContrastiveLoss(nn.Module):
     """A criterion for embeddings of two or more views: in the place of lightly's or solo-learn's NT-Xent.
 
-    Rows of all ranks are compared, with their gradients; detection sees the rows of this batch only.
+    Rows of all ranks are compared, with their gradients. What learns from step to step for each image
+    (`GlobalThreshold`, `GlobalContrastive`, `IndividualTemperature`) needs ``images``, and ``sample`` at each call; its
+    state is part of this module's ``state_dict``.
 
     Args:
         detector: which negatives are suspected to be false; None for none.
         strategy: what happens to them.
         objective: what is minimised; None for `InfoNCE`.
         temperature: a fixed one as a number, or a `Temperature`.
+        images: how many images the data set has.
+        classes: how many kinds of image to expect in it, for what the detector leaves open.
+
+    Raises:
+        UserError: a part cannot work with that data set.
     """
 
     def __init__(
@@ -101,9 +108,17 @@ class ContrastiveLoss(nn.Module):
         strategy: Strategy = ELIMINATE,
         objective: Objective | None = None,
         temperature: float | Temperature = 0.1,
+        *,
+        images: int | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         self.criterion = Criterion(detector, strategy, objective, temperature)
+        self.images = images
+        if images is not None:
+            self.criterion.prepare(Facts(images, negatives=2 * images, classes=classes))
+        elif classes is not None:
+            raise UserError("ContrastiveLoss: classes says how many kinds there are among the images; give images, too")
 
     def forward(
         self,
@@ -122,11 +137,15 @@ class ContrastiveLoss(nn.Module):
             clock: where training stands, for detectors with a schedule.
 
         Raises:
-            UserError: fewer than two views, or views of different shapes.
+            UserError: fewer than two views, or views of different shapes; no ``sample`` where state is kept for each image.
         """
         if len(views) < 2 or any(view.shape != views[0].shape for view in views):
             shapes = ", ".join(str(tuple(view.shape)) for view in views) or "nothing"
             raise UserError(f"ContrastiveLoss: got views of {shapes}; give two or more of one shape (B, D)")
+        if sample is None and self.images is not None:
+            raise UserError(
+                "ContrastiveLoss: what is kept for each image needs to know the images; give sample, their rows in the data set"
+            )
         if sample is None:
             rank = torch.distributed.get_rank() if world_size() > 1 else 0
             # Far apart, so that no two ranks name one sample, however many rows each has.
