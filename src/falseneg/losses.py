@@ -134,7 +134,7 @@ class ContrastiveLoss(nn.Module):
             sample: (B,) int64 data-set rows of the images, so that repetitions are never negatives of each other;
                 None if every row is another image.
             support: S times (B, D), as a list or (S, B, D), further views that only help to detect (FNC).
-            clock: where training stands, for detectors with a schedule.
+            clock: where training stands, for parts with a schedule.
 
         Raises:
             UserError: fewer than two views, or views of different shapes; no ``sample`` where state is kept for each image.
