@@ -27,6 +27,7 @@ from falseneg.evaluation import DetectionCounts, extract_features
 from falseneg.evaluation.features import evaluation_mode
 from falseneg.methods.simclr import contrast_views
 from falseneg.train.checkpoint import load_checkpoint
+from falseneg.train.embeddings import Embedding
 from falseneg.train.prepare import prepare
 
 SUPPORT_VIEWS = 4
@@ -54,17 +55,6 @@ class Frozen:
     seed: int
 
 
-class Embed(torch.nn.Module):
-    """What a method makes of images, as a module that features can be extracted with."""
-
-    def __init__(self, method: fn.Method) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.method.embed(images)
-
-
 def freeze(folder: Path, checkpoint: Path, passes: int) -> Frozen:
     """Embed the training images of a run with the weights of one of its checkpoints."""
     configuration = yaml.safe_load((folder / "config.yaml").read_text())
@@ -74,7 +64,7 @@ def freeze(folder: Path, checkpoint: Path, passes: int) -> Frozen:
     augmentation = run.augmentation.for_size(data.size)
     rows, labels = len(data.train), data.train.labels
     main, support = torch.empty(passes, rows, 2, 0), torch.empty(rows, SUPPORT_VIEWS, 0)
-    method = Embed(run.method)
+    method = Embedding(run.method)
     with evaluation_mode(method), torch.no_grad():
         for epoch in range(passes):
             last = epoch == passes - 1

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning_fabric import Fabric
-from train.parts import Unlabelled, assert_same_weights, tiny_encoder, tiny_run, untimed, weights
-from train.test_gradient_cache import CLOCK, gradients, plain_pieces, views_of
+from train.parts import FirstWeights, Unlabelled, assert_same_weights, tiny_encoder, tiny_run, untimed, weights
+from train.test_gradient_cache import CLOCK, assert_gradients_of_the_whole_batch, gradients, plain_pieces, views_of
 
 import falseneg as fn
 from falseneg.losses import Criterion
@@ -17,7 +17,7 @@ from falseneg.train.estimate import estimate
 from falseneg.train.gradient_cache import GradientCache
 from falseneg.train.metrics import read_metrics
 from falseneg.train.optimisers import SGD
-from falseneg.train.step import Encoding, Learner, training_step
+from falseneg.train.step import Encoding, Learner
 
 
 def learner_of(dropout=False, **moco):
@@ -53,14 +53,7 @@ SUPPORT = [
 def test_gradients_of_pieces_are_those_of_the_batch(pieces, options, support):
     learner, views = learner_of(**options, **support), views_of(support=support.get("support_views", 0))
     fill(learner)
-    plain_pieces(learner, views, 1)
-    expected = gradients(learner)
-    assert expected["temperature.log_tau"].abs() > 0 and expected["encoder.backbone.conv1.weight"].abs().sum() > 0
-    training_step(learner, views, CLOCK, pieces)
-    found = gradients(learner)
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
+    assert_gradients_of_the_whole_batch(learner, views, pieces)
 
 
 @pytest.mark.parametrize("support", SUPPORT)
@@ -167,16 +160,10 @@ def test_the_main_encoder_is_exported(tmp_path):
 @pytest.mark.parametrize("source", ["run", "run/encoder.safetensors"])
 def test_weights_to_start_from_begin_with_an_empty_bank(tmp_path, source):
     fit(tiny_run(method=moco(), epochs=1), tmp_path / "run")
-    seen = {}
-
-    class Look(fn.InfoNCE):
-        def forward(self, *arguments, clock=None):
-            if not seen:
-                seen.update({key: value.clone() for key, value in run.method.state_dict().items()})
-            return super().forward(*arguments)
-
-    run = tiny_run(seed=3, method=moco(3), init_from=tmp_path / source, epochs=1, objective=Look())
-    fit(run, tmp_path / "new")
+    method = moco(3)
+    first = FirstWeights(method)
+    fit(tiny_run(seed=3, method=method, init_from=tmp_path / source, epochs=1, objective=first), tmp_path / "new")
+    seen = first.seen
     trained = weights(tmp_path / "run")
     for name in ("conv1.weight", "layer4.0.conv1.weight"):
         for network in ("encoder", "momentum_network.network.0"):

@@ -4,7 +4,7 @@ import signal
 import pyarrow.parquet as pq
 import pytest
 import torch
-from train.parts import Unlabelled, assert_same_weights, digits, tiny_encoder, tiny_run, untimed, weights
+from train.parts import FirstWeights, Unlabelled, assert_same_weights, digits, tiny_encoder, tiny_run, untimed, weights
 
 import falseneg as fn
 from falseneg.data import Subset
@@ -155,16 +155,10 @@ def test_killed_after_the_last_step(finished, tmp_path):
 @pytest.mark.parametrize("source", ["run", "run/encoder.safetensors", "run/checkpoints/last.pt"])
 def test_start_from_weights(finished, tmp_path, source):
     folder, _ = finished
-    seen = {}
-
-    class Look(fn.InfoNCE):
-        def forward(self, *arguments, clock=None):
-            if not seen:
-                seen.update({key: value.clone() for key, value in run.method.state_dict().items()})
-            return super().forward(*arguments)
-
-    run = tiny_run(seed=3, init_from=folder.parent / source, epochs=1, objective=Look())
+    run = tiny_run(seed=3, init_from=folder.parent / source, epochs=1)
+    run.objective = first = FirstWeights(run.method)
     fit(run, tmp_path / "new")
+    seen = first.seen
     trained = weights(folder)
     assert torch.equal(seen["encoder.backbone.conv1.weight"], trained["encoder.backbone.conv1.weight"])
     same_head = torch.equal(seen["head.0.weight"], trained["head.0.weight"])

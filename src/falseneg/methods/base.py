@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast
+from falseneg.rules import at_least_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,12 @@ class Embeddings:
             torch.cat([piece.sample for piece in pieces]),
             torch.cat(keys) if keys else None,
         )
+
+
+def unit_rows(network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
+    """(B, V, 3, H, W) views to (B, V, D) unit rows of a network, in at least float32."""
+    z = network(views.flatten(0, 1))
+    return normalize(at_least_float32(z), dim=-1).unflatten(0, views.shape[:2])
 
 
 class Method(nn.Module):

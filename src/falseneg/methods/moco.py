@@ -8,15 +8,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views
+from falseneg.methods.base import Embeddings, Method, Views, unit_rows
 from falseneg.methods.memory_bank import MemoryBank
 from falseneg.models import Encoder, Momentum, ProjectionHead
-from falseneg.rules import at_least_float32
 from falseneg.statistics.gather import gather_rows
 
 PARTS = ("both", "bank", "batch")
@@ -115,13 +113,11 @@ class MoCo(Method):
         return Embeddings(with_gradient.main, support, views.sample, keys)
 
     def encode_again(self, views: Views) -> Embeddings:
-        queries = self.head(self.encoder(_images(views.main if self.symmetric else views.main[:, :1])))
-        queries = queries if self.prediction is None else self.prediction(queries)
-        main = _unit_rows(queries, len(views))
+        main = unit_rows(self._queries, views.main if self.symmetric else views.main[:, :1])
         if not (views.support and self.support_from_main):
             return Embeddings(main, None, views.sample)
         with torch.set_grad_enabled(self.support_as_positives and torch.is_grad_enabled()):
-            groups = [_unit_rows(self.head(self.encoder(_images(group))), len(views)) for group in views.support]
+            groups = [unit_rows(self._main_network(), group) for group in views.support]
         return Embeddings(main, torch.cat(groups, dim=1), views.sample)
 
     @torch.no_grad()
@@ -187,7 +183,12 @@ class MoCo(Method):
 
     def _keys(self, images: Tensor) -> Tensor:
         """(B, V, 3, H, W) images to (B, V, D) unit rows of the momentum network."""
-        return _unit_rows(self.momentum_network(_images(images)), len(images))
+        return unit_rows(self.momentum_network, images)
+
+    def _queries(self, images: Tensor) -> Tensor:
+        """(n, 3, H, W) images to (n, D) rows of the main network and its prediction head."""
+        z: Tensor = self._main_network()(images)
+        return z if self.prediction is None else self.prediction(z)
 
     def _contrast(
         self, name: str, queries: Tensor, embeddings: Embeddings, positive_keys: Tensor, batch: Embedded
@@ -221,16 +222,6 @@ def _check(momentum: float, bank: int, denominator: str, views: int, support_vie
         raise UserError(f"MoCo: views is {views}; a query needs a key, so give at least 2")
     if support_views < 0:
         raise UserError(f"MoCo: support_views is {support_views}; give 0 or more")
-
-
-def _images(views: Tensor) -> Tensor:
-    """(B, V, 3, H, W) to (B · V, 3, H, W)."""
-    return views.flatten(0, 1)
-
-
-def _unit_rows(z: Tensor, images: int) -> Tensor:
-    """(B · V, D) to (B, V, D) unit rows, in at least float32."""
-    return normalize(at_least_float32(z), dim=-1).unflatten(0, (images, len(z) // images))
 
 
 def _embedded(keys: Tensor, sample: Tensor) -> Embedded:

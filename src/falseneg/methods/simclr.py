@@ -6,13 +6,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from falseneg.contrast import Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views
+from falseneg.methods.base import Embeddings, Method, Views, unit_rows
 from falseneg.models import Encoder, ProjectionHead
-from falseneg.rules import at_least_float32
 from falseneg.statistics.gather import gather
 
 
@@ -91,8 +89,7 @@ class SimCLR(Method):
 
     def _embed(self, images: Tensor) -> Tensor:
         """(B, V, 3, H, W) images to (B, V, D) unit rows."""
-        z = self.head(self.encoder(images.flatten(0, 1)))
-        return normalize(at_least_float32(z), dim=-1).unflatten(0, images.shape[:2])
+        return unit_rows(lambda flat: self.head(self.encoder(flat)), images)
 
 
 def contrast_views(embeddings: Embeddings, support_as_positives: bool = False) -> Contrast:

@@ -17,7 +17,6 @@ from falseneg.rules import NoPairs, PairRule, at_least_float32
 TILE = 512
 """Rows and columns of a tile: large enough for fast products, small enough (1 MiB in float32) to stay in the cache."""
 
-
 Tile = tuple[slice, slice, Tensor]
 """Rows, columns and cosines."""
 
@@ -34,7 +33,7 @@ class Tiles:
     """
 
     def __init__(self, contrast: Contrast, columns: slice | None = None) -> None:
-        self.contrast, self.size = contrast, TILE
+        self.size = TILE
         self.anchors = at_least_float32(contrast.anchors.z)
         everything = slice(0, len(contrast.candidates))
         self.columns = columns or everything
@@ -63,7 +62,7 @@ class Tiles:
     def buffer(self, name: str, shape: tuple[int, int]) -> Tensor:
         """(r, c) room for a tile; the same for the same name."""
         if name not in self._buffers:
-            self._buffers[name] = self.anchors.new_empty(self.size * self.size, requires_grad=False)
+            self._buffers[name] = self.anchors.new_empty(self.size * self.size)
         return self._buffers[name][: shape[0] * shape[1]].view(shape)
 
     def like(self, name: str, sim: Tensor) -> Tensor:
@@ -85,15 +84,13 @@ class Tiles:
 
     def _all_differ(self, rows: slice, cols: slice) -> bool:
         """Whether no row of a tile shows the sample of a column; looked up once for a tile and its mirror image."""
-        tops = (
-            (rows.start, cols.start)
-            if not self.symmetric
-            else (min(rows.start, cols.start), max(rows.start, cols.start))
-        )
-        if tops not in self._without_equals:
+        corner = rows.start, cols.start
+        if self.symmetric:
+            corner = min(corner), max(corner)
+        if corner not in self._without_equals:
             equals = torch.isin(self.anchor_codes[rows], self.candidate_codes[cols])
-            self._without_equals[tops] = not bool(equals.any())
-        return self._without_equals[tops]
+            self._without_equals[corner] = not bool(equals.any())
+        return self._without_equals[corner]
 
     def flagged(self, rule: PairRule, rows: slice, cols: slice, sim: Tensor, negative: Tensor | None) -> Tensor | None:
         """(r, c) 1 for flagged negatives, 0 elsewhere; None where all are 0."""

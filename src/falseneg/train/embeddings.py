@@ -42,7 +42,7 @@ def all_embeddings(training: Training, after_batch: Callable[[], None]) -> Tenso
     fabric, images = training.fabric, training.data.train
     own = torch.arange(fabric.global_rank, len(images), fabric.world_size)
     batches = feature_batches(
-        _Embedding(training.learner.method),
+        Embedding(training.learner.method),
         Subset(images, own),
         training.data.size,
         AT_ONCE,
@@ -114,7 +114,7 @@ class _Kept:
         return numbers.view(self.rows, self.columns)
 
 
-class _Embedding(nn.Module):
+class Embedding(nn.Module):
     """Images to the embedding that the method compares."""
 
     def __init__(self, method: Method) -> None:
