@@ -133,6 +133,7 @@ class _Either(PairRule):
         return self.first.tile(rows, cols, sim) | self.second.tile(rows, cols, sim)
 
 
+@torch.no_grad()
 def space_scores(space: Space, rows: slice, cols: slice) -> Tensor:
     """(r, c) scores of a tile in another space: the largest cosine over the anchor's S queries.
 
@@ -142,8 +143,9 @@ def space_scores(space: Space, rows: slice, cols: slice) -> Tensor:
     queries, candidates = at_least_float32(space.queries[images]), at_least_float32(space.candidates[cols])
     with torch.autocast(queries.device.type, enabled=False):
         scores = queries[:, 0] @ candidates.T
+        of_view = torch.empty_like(scores)
         for view in range(1, queries.shape[1]):
-            scores = torch.maximum(scores, queries[:, view] @ candidates.T)
+            torch.maximum(scores, torch.mm(queries[:, view], candidates.T, out=of_view), out=scores)
     return scores[of_image]
 
 

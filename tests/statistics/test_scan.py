@@ -1,6 +1,7 @@
 """The passes without gradient against plain loops."""
 
 import math
+from dataclasses import replace
 
 import catalogue
 import pytest
@@ -15,6 +16,7 @@ from falseneg.statistics import scan
 def _blocks(request, monkeypatch):
     """Once with everything in one block, once with a few rows in each."""
     monkeypatch.setattr(scan, "BLOCK", request.param)
+    monkeypatch.setattr(scan, "ROWS", 2)
 
 
 def scores_of(contrast, space=None, cols=None):
@@ -47,6 +49,17 @@ def test_top_k(kind, space, k):
     where = where.mean() if space == "mean" else where
     expected = [loops.top_k(row, k) for row in scores_of(contrast, where).tolist()]
     assert as_lists(fn.top_k(contrast, k, where)) == expected
+
+
+def test_anchors_that_share_queries_may_show_different_samples():
+    """They score alike, but each leaves out its own sample."""
+    contrast, _ = catalogue.contrast_of("batch")
+    space = replace(contrast.spaces["support"], query_of=torch.zeros_like(contrast.anchors.sample))
+    scores = scores_of(contrast, space)
+    assert as_lists(fn.top_k(contrast, 2, space)) == [loops.top_k(row, 2) for row in scores.tolist()]
+    thresholds = fn.row_quantile(contrast, 0.3, space)
+    for row, threshold in zip(scores, thresholds, strict=True):
+        assert int((row > threshold).sum()) == math.ceil(0.3 * int((row > -math.inf).sum()))
 
 
 def test_mean_scores_are_mean_cosines_not_cosines_of_the_mean():

@@ -41,6 +41,7 @@ def by_loops(alpha, pieces, place, in_space=False, part=None):
 @pytest.mark.parametrize(("in_space", "part"), [(False, None), (True, None), (False, "batch"), (True, "batch")])
 def test_equals_plain_loops(monkeypatch, alpha, in_space, part):
     monkeypatch.setattr(scan, "BLOCK", 100)  # several blocks of rows
+    monkeypatch.setattr(scan, "ROWS", 2)
     place = torch.tensor([0, 0, 1, 1, 2, 2])
     anchors, queries = unit(6, 8), unit(3, 2, 8, seed=7)
     spread, pieces = Spread(3), []

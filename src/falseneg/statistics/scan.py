@@ -1,23 +1,25 @@
 """Passes over the matrix without gradient: for detectors that rank or count, and for measuring them.
 
-Each visits blocks of whole rows, so that a row's ranking is exact; a block holds about two million scores.
+Each visits blocks of whole rows, so that a row's ranking is exact; a block is small enough to stay in a cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from falseneg.contrast import Contrast, Space
+from falseneg.contrast import NOBODY, Contrast, Embedded, Space
 from falseneg.rules import AboveThreshold, Listed, PairRule, SameGroup, at_least_float32, space_scores
 from falseneg.statistics.pairs import masks, negatives_of
 from falseneg.statistics.tiles import Tiles
 
-BLOCK = 2**21
-"""Scores in a block of rows."""
+BLOCK = 2**19
+"""Scores in a block of rows: 2 MiB in float32."""
+ROWS = 128
+"""Rows of a block at least: fewer do not make a fast product."""
 
 
 def row_blocks(
@@ -27,21 +29,77 @@ def row_blocks(
 
     A block's scores are overwritten by the next.
     """
+    cols = cols or slice(0, len(contrast.candidates))
+    for rows, scores in _scored(contrast, space, cols):
+        yield rows, cols, scores, negatives_of(contrast, rows, cols)
+
+
+def _scored(contrast: Contrast, space: Space | None, cols: slice) -> Iterator[tuple[slice, Tensor]]:
+    """Rows and their (r, c) scores, block after block; overwritten by the next."""
     anchors, candidates = (
         at_least_float32(contrast.anchors.z.detach()),
         at_least_float32(contrast.candidates.z.detach()),
     )
-    cols = cols or slice(0, len(candidates))
-    height = max(1, BLOCK // max(1, cols.stop - cols.start))
+    height = max(ROWS, BLOCK // max(1, cols.stop - cols.start))
     block = anchors.new_empty((min(height, len(anchors)), cols.stop - cols.start))
     for top in range(0, len(anchors), height):
         rows = slice(top, min(top + height, len(anchors)))
         if space is None:
             with torch.autocast(anchors.device.type, enabled=False):
-                scores = torch.mm(anchors[rows], candidates[cols].T, out=block[: rows.stop - top])
+                yield rows, torch.mm(anchors[rows], candidates[cols].T, out=block[: rows.stop - top])
         else:
-            scores = space_scores(space, rows, cols)
-        yield rows, cols, scores, negatives_of(contrast, rows, cols)
+            yield rows, space_scores(space, rows, cols)
+
+
+class _Ranking:
+    """The scores of each anchor's negatives, to be ranked.
+
+    Args:
+        contrast: N anchors against M candidates.
+        space: where to score; None for the contrast's own cosines.
+        cols: the columns to look at.
+
+    Attributes:
+        count: (N,) int64, negatives of each anchor.
+    """
+
+    def __init__(self, contrast: Contrast, space: Space | None, cols: slice) -> None:
+        self.contrast, self.space, self.cols = contrast, space, cols
+        sample, candidates = contrast.anchors.sample, contrast.candidates.sample[cols]
+        # Columns in the order of their samples: those of one sample lie side by side.
+        in_order, self.columns = candidates.sort()
+        self.first = torch.searchsorted(in_order, sample)
+        self.equals = torch.searchsorted(in_order, sample, right=True) - self.first
+        self.equals.masked_fill_(sample == NOBODY, 0)
+        self.count = len(candidates) - self.equals
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Rows and their (r, c) scores, −inf where a pair is no negative; overwritten by the next."""
+        for rows, scores in _scored(self.contrast, self.space, self.cols):
+            line, place = _ranges(self.first[rows], self.equals[rows])
+            scores[line, self.columns[place]] = -torch.inf
+            yield rows, scores
+
+
+def _ranges(first: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers first, first + 1, … of each of some ranges, one range after another, and which range each is of."""
+    of = torch.repeat_interleave(length)
+    before = length.cumsum(0) - length
+    return of, (first - before)[of] + torch.arange(len(of), device=of.device)
+
+
+def _once(contrast: Contrast, space: Space) -> tuple[Contrast, Space, Tensor]:
+    """One anchor in the place of all that show one sample and share their queries, for these score alike.
+
+    Returns:
+        The contrast and the space of these U anchors, and (N,) which of the U each anchor is.
+    """
+    kinds = torch.stack([space.query_of, contrast.anchors.sample], dim=1)
+    found, of_anchor = kinds.unique(dim=0, return_inverse=True)
+    one = torch.empty(len(found), dtype=torch.int64, device=kinds.device)
+    one[of_anchor] = torch.arange(len(kinds), device=kinds.device)
+    anchors = Embedded(contrast.anchors.z[one], contrast.anchors.sample[one])
+    return replace(contrast, anchors=anchors), replace(space, query_of=space.query_of[one]), of_anchor
 
 
 @torch.no_grad()
@@ -64,42 +122,49 @@ def top_k(
         distinct: count images, not rows: an image scores as its best row, and all its rows are listed (above the
             threshold if there is one).
     """
-    cols = contrast.columns(part)
-    image_rows = contrast.candidates.sample[cols].unique(return_counts=True)[1]
-    room = int(image_rows.topk(min(k, len(image_rows))).values.sum()) if distinct else min(k, cols.stop - cols.start)
+    of_anchor = None
+    if space is not None:
+        contrast, space, of_anchor = _once(contrast, space)
+    cols, least = contrast.columns(part), -torch.inf if threshold is None else threshold
+    samples, image = _in_order_of_appearance(contrast.candidates.sample[cols])
+    room = int(image.bincount().topk(min(k, samples)).values.sum()) if distinct else min(k, cols.stop - cols.start)
     # One array for the results, filled block by block: small ones, kept between large ones that come and go, would
     # leave the heap in holes (seen: 1.3 GiB for 0.1 GiB of work).
     columns = torch.empty(len(contrast.anchors) * room, dtype=torch.int64, device=contrast.anchors.z.device)
-    offsets = torch.zeros(len(contrast.anchors) + 1, dtype=torch.int64, device=columns.device)
+    length = torch.zeros(len(contrast.anchors), dtype=torch.int64, device=columns.device)
     filled = 0
-    for rows, _, scores, negative in row_blocks(contrast, space, cols):
-        scores.masked_fill_(~negative, -torch.inf)
+    for rows, scores in _Ranking(contrast, space, cols):
         if distinct:
-            samples, image = _in_order_of_appearance(contrast.candidates.sample[cols])
             of_images = scores.new_full((len(scores), samples), -torch.inf)
-            of_images = of_images.scatter_reduce(1, image.expand_as(scores), scores, "amax")
-            best = _best(of_images, k)[:, image] & negative
+            of_images.scatter_reduce_(1, image.expand_as(scores), scores, "amax")
+            chosen = torch.zeros((len(scores), samples + 1), dtype=torch.bool, device=scores.device)
+            chosen.scatter_(1, _best(of_images, k, -torch.inf) + 1, True)
+            found = (chosen[:, 1:][:, image] & (scores > least)).nonzero()
+            line, column = found.unbind(1)
         else:
-            best = _best(scores, k)
-        if threshold is not None:
-            best &= scores > threshold
-        offsets[rows.start + 1 : rows.stop + 1] = best.sum(dim=1)
-        found = best.nonzero()[:, 1]
-        columns[filled : filled + len(found)] = found + cols.start
-        filled += len(found)
-    return Listed(offsets.cumsum(0), columns[:filled].clone())
+            best = _best(scores, k, least).sort(dim=1).values
+            line, column = (best >= 0).nonzero()[:, 0], best[best >= 0]
+        length[rows] = line.bincount(minlength=len(scores))
+        columns[filled : filled + len(column)] = column + cols.start
+        filled += len(column)
+    first = length.cumsum(0) - length
+    if of_anchor is None:
+        return Listed(_offsets(length), columns[:filled].clone())
+    return Listed(_offsets(length[of_anchor]), columns[_ranges(first[of_anchor], length[of_anchor])[1]])
 
 
-def _best(scores: Tensor, k: int) -> Tensor:
-    """(r, c) bool: the k highest scores of each row that are not −inf; of equals the first."""
-    last = scores.topk(min(k, scores.shape[1]), dim=1).values[:, -1:]
-    best = (scores >= last) & (scores > -torch.inf)
-    crowded = (best.sum(dim=1) > k).nonzero()[:, 0]  # rows in which the k-th score occurs again
-    if len(crowded):
-        above, tied = (scores > last)[crowded], (scores == last)[crowded]
-        room = k - above.sum(dim=1, keepdim=True)
-        best[crowded] = above | (tied & (tied.cumsum(dim=1) <= room))
-    return best
+def _offsets(length: Tensor) -> Tensor:
+    """(N + 1,) where each of N lists of these lengths begins, one after another, and where the last ends."""
+    return torch.cat([length.new_zeros(1), length.cumsum(0)])
+
+
+def _best(scores: Tensor, k: int, least: float) -> Tensor:
+    """(r, k or fewer) int64: the columns of the k highest scores of each row, of equals the first; −1 for none above least."""
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    # Where the k-th score occurs again, it is open which of the equals have been found.
+    again = ((values[:, k - 1 : k] == values[:, k:]) & (values[:, k:] > least)).any(dim=1).nonzero()[:, 0]
+    columns[again] = scores[again].sort(dim=1, descending=True, stable=True).indices[:, : columns.shape[1]]
+    return columns.masked_fill_(values <= least, -1)[:, :k]
 
 
 def _in_order_of_appearance(sample: Tensor) -> tuple[int, Tensor]:
@@ -142,19 +207,23 @@ def row_quantile(contrast: Contrast, alpha: float, space: Space | None = None, p
     It lies midway between the k-th highest score and the next, k = ceil(alpha · negatives): a threshold at or just
     below the k-th score would depend on its last bit. Without negatives it is +inf, without a next score −inf.
     """
-    thresholds = []
-    for _, _, scores, negative in row_blocks(contrast, space, contrast.columns(part)):
-        count = negative.sum(dim=1)
-        k = (alpha * count.double() - 1e-9).ceil().long()
-        best = torch.where(negative, scores, -torch.inf).topk(min(int(k.max()) + 1, scores.shape[1]), dim=1).values
+    of_anchor = None
+    if space is not None:
+        contrast, space, of_anchor = _once(contrast, space)
+    ranking = _Ranking(contrast, space, contrast.columns(part))
+    k = (alpha * ranking.count.double() - 1e-9).ceil().long()
+    most = int(k.max()) + 1 if len(k) else 0
+    thresholds = torch.empty(len(k), dtype=at_least_float32(contrast.anchors.z).dtype, device=k.device)
+    for rows, scores in ranking:
+        best = scores.topk(min(most, scores.shape[1]), dim=1).values
         best = torch.cat([best, best.new_full((len(best), 1), -torch.inf)], dim=1)
-        kth = best.gather(1, (k - 1).clamp(min=0)[:, None])[:, 0]
-        following = best.gather(1, k[:, None])[:, 0]
+        kth = best.gather(1, (k[rows] - 1).clamp(min=0)[:, None])[:, 0]
+        following = best.gather(1, k[rows, None])[:, 0]
         midway = kth + (following - kth) / 2
         # Between two neighbouring floats there is no middle: then the lower of them separates.
-        midway = torch.where(midway >= kth, following, midway)
-        thresholds.append(midway.masked_fill(count == 0, torch.inf))
-    return torch.cat(thresholds)
+        thresholds[rows] = torch.where(midway >= kth, following, midway)
+    thresholds.masked_fill_(ranking.count == 0, torch.inf)
+    return thresholds if of_anchor is None else thresholds[of_anchor]
 
 
 @dataclass(frozen=True, eq=False)

@@ -238,7 +238,11 @@ def _gradients(ctx: Any, powers: _Powers | None, of_sim: _OfSim) -> tuple[Tensor
                 of_mirrored = matrix.like("of mirrored", sim)
                 of_sim(rows, cols, sim, mass, of_mirrored)
                 gradient.T.add_(of_mirrored)
-            rows, cols, _ = tile
+            rows, cols, sim = tile
+            if matrix.symmetric and rows == cols:  # of a tile on the diagonal one product is enough
+                # (copied first: a sum of two layouts is several times as slow)
+                of_anchors[rows].addmm_(matrix.like("both", sim).copy_(gradient.T).add_(gradient), anchors[rows])
+                continue
             of_anchors[rows].addmm_(gradient, candidates[cols])
             if matrix.symmetric or ctx.needs_input_grad[1]:
                 of_candidates[cols].addmm_(gradient.T, anchors[rows])

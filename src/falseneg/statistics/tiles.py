@@ -16,6 +16,8 @@ from falseneg.rules import NoPairs, PairRule, at_least_float32
 
 TILE = 512
 """Rows and columns of a tile: large enough for fast products, small enough (1 MiB in float32) to stay in the cache."""
+DEVICE_TILE = 4096
+"""The same on other devices than the CPU, where starting an operation costs more than a small tile takes."""
 
 Tile = tuple[slice, slice, Tensor]
 """Rows, columns and cosines."""
@@ -33,8 +35,9 @@ class Tiles:
     """
 
     def __init__(self, contrast: Contrast, columns: slice | None = None) -> None:
-        self.size = TILE
         self.anchors = at_least_float32(contrast.anchors.z)
+        self.on_cpu = self.anchors.device.type == "cpu"
+        self.size = TILE if self.on_cpu else DEVICE_TILE
         everything = slice(0, len(contrast.candidates))
         self.columns = columns or everything
         self.symmetric = contrast.candidates is contrast.anchors and self.columns == everything
@@ -42,16 +45,23 @@ class Tiles:
         self.anchor_codes, self.candidate_codes = _codes(contrast, self.anchors.dtype)
         self._buffers: dict[str, Tensor] = {}
         self._without_equals: dict[tuple[int, int], bool] = {}
+        self._only: Tile | None = None
 
     def __iter__(self) -> Iterator[Tile]:
         """Rows, columns and cosines; overwritten by the next. Of a symmetric matrix only the tiles from the diagonal on."""
+        if self._only is not None:
+            yield self._only
+            return
         anchors, candidates = self.anchors.detach(), self.candidates.detach()
         for top in range(0, len(anchors), self.size):
             rows = slice(top, min(top + self.size, len(anchors)))
             for left in range(top if self.symmetric else self.columns.start, self.columns.stop, self.size):
                 cols = slice(left, min(left + self.size, self.columns.stop))
                 shape = (rows.stop - rows.start, cols.stop - cols.start)
-                yield rows, cols, torch.mm(anchors[rows], candidates[cols].T, out=self.buffer("sim", shape))
+                tile = rows, cols, torch.mm(anchors[rows], candidates[cols].T, out=self.buffer("sim", shape))
+                if shape == (len(anchors), self.columns.stop - self.columns.start):
+                    self._only = tile  # which nothing overwrites: the way back need not compute it again
+                yield tile
 
     def directions(self, rows: slice, cols: slice, sim: Tensor) -> Iterator[Tile]:
         """The tile as its rows see it and, where it stands for its mirror image too, as its columns do."""
@@ -62,7 +72,8 @@ class Tiles:
     def buffer(self, name: str, shape: tuple[int, int]) -> Tensor:
         """(r, c) room for a tile; the same for the same name."""
         if name not in self._buffers:
-            self._buffers[name] = self.anchors.new_empty(self.size * self.size)
+            largest = min(self.size, len(self.anchors)) * min(self.size, len(self.candidates))
+            self._buffers[name] = self.anchors.new_empty(largest)
         return self._buffers[name][: shape[0] * shape[1]].view(shape)
 
     def like(self, name: str, sim: Tensor) -> Tensor:
@@ -83,7 +94,9 @@ class Tiles:
         return negative
 
     def _all_differ(self, rows: slice, cols: slice) -> bool:
-        """Whether no row of a tile shows the sample of a column; looked up once for a tile and its mirror image."""
+        """Whether no row of a tile is known to show the sample of a column; the same for a tile and its mirror image."""
+        if not self.on_cpu or (self.symmetric and rows == cols):
+            return False  # a device would have to be waited for; on the diagonal each row shows its own column's sample
         corner = rows.start, cols.start
         if self.symmetric:
             corner = min(corner), max(corner)
