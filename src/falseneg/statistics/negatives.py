@@ -10,6 +10,7 @@ from torch import Tensor
 from falseneg.contrast import Contrast
 from falseneg.errors import UserError
 from falseneg.rules import PairRule
+from falseneg.statistics import fused
 from falseneg.statistics.dense import DenseSweep
 from falseneg.statistics.pairs import Totals
 from falseneg.statistics.tiled import TiledSweep
@@ -17,6 +18,8 @@ from falseneg.strategy import Strategy
 
 DENSE_PAIRS = 2**16
 """Up to this many pairs the dense backend is the faster one."""
+AUTO_MAY_FUSE = False
+"""Whether "auto" takes the fused backend on a GPU; False until it has been measured on one. Set it to try it."""
 
 
 class Sweep(Protocol):
@@ -70,7 +73,7 @@ def negative_stats(
     tau: Tensor,
     rule: PairRule,
     strategy: Strategy,
-    backend: Literal["auto", "dense", "tiled"] = "auto",
+    backend: Literal["auto", "dense", "tiled", "fused"] = "auto",
 ) -> NegativeStats:
     """Visit all pairs of a contrast once and keep what the objectives need.
 
@@ -82,16 +85,34 @@ def negative_stats(
         rule: which negatives are flagged.
         strategy: what happens to them.
         backend: "dense" stores the N × M matrix (the reference, fastest up to some 200 rows); "tiled" computes it
-            tile by tile, forward and backward: O(N + M) memory, O(N · M · D) time; "auto" chooses by size.
+            tile by tile, forward and backward: O(N + M) memory, O(N · M · D) time; "auto" chooses between them by size.
+            "fused" does as "tiled" in Triton kernels on an NVIDIA GPU, for float32 and bfloat16 and the rules `NoPairs`,
+            `AboveThreshold` without a space and `SameGroup`; it leaves all others, and `over_flagged`, to "tiled". It
+            has been checked in Triton's interpreter and compiled ahead of time for such GPUs, but has not yet run on one.
 
     Raises:
-        UserError: the backend is unknown.
+        UserError: the backend is unknown, or the fused one does not run on the device of the embeddings.
     """
-    if backend not in ("auto", "dense", "tiled"):
-        raise UserError(f"backend is {backend!r}; choose 'auto', 'dense' or 'tiled'")
-    small = len(contrast.anchors) * len(contrast.candidates) <= DENSE_PAIRS
-    form = DenseSweep if backend == "dense" or (backend == "auto" and small) else TiledSweep
-    sweep = form(contrast, tau, rule, strategy)
+    sweep = _form(contrast, rule, backend)(contrast, tau, rule, strategy)
     log_sum, flagged_sim, count, flagged, flagged_of_count = sweep.totals(1.0)
     weight = count - (1 - strategy.negative) * flagged_of_count.to(log_sum.dtype)
     return NegativeStats(log_sum, flagged_sim, count, flagged, weight, sweep)
+
+
+def _form(
+    contrast: Contrast, rule: PairRule, backend: str
+) -> type[DenseSweep] | type[TiledSweep] | type[fused.FusedSweep]:
+    """The backend of that name; "auto" and "fused" look at the contrast, and "fused" at the rule."""
+    if backend not in ("auto", "dense", "tiled", "fused"):
+        raise UserError(f"backend is {backend!r}; choose 'auto', 'dense' or 'tiled', or 'fused' on a GPU")
+    small = len(contrast.anchors) * len(contrast.candidates) <= DENSE_PAIRS
+    if backend == "dense" or (backend == "auto" and small):
+        return DenseSweep
+    device = contrast.anchors.z.device
+    if backend == "fused" and not fused.runs_on(device):
+        raise UserError(
+            f"backend is 'fused' for embeddings on {device}; it needs Triton and an NVIDIA GPU of compute capability "
+            "8.0 or more, elsewhere choose 'auto'"
+        )
+    wanted = backend == "fused" or (backend == "auto" and AUTO_MAY_FUSE and fused.runs_on(device))
+    return fused.FusedSweep if wanted and fused.knows(contrast, rule) else TiledSweep
