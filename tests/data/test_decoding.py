@@ -130,6 +130,39 @@ def test_exif_rotated_images_are_turned_upright_and_counted(encode, form, orient
     assert decoded.conversions == (("EXIF-rotated",) if orientation > 1 else ())
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(("form", "by"), [("JPEG", 1), ("JPEG", 2), ("JPEG", 4), ("JPEG", 8), ("TIFF", 2)])
+def test_jpeg_is_decoded_smaller_if_allowed(encode, mode, form, by):
+    ramp = np.add.outer(np.arange(97), np.arange(130)).astype(np.uint8)
+    data = encode(Image.merge("RGB", [Image.fromarray(ramp + shade) for shade in (0, 10, 20)]).convert(mode), form)
+    asked = []
+    small = decode(data, "x", lambda height, width: asked.append((height, width)) or by)
+    full = decode(data, "x")
+    if form == "TIFF":
+        assert torch.equal(small.image, full.image) and not asked
+        return
+    assert asked == [(97, 130)] and full.image.shape == (3, 97, 130) and small.conversions == full.conversions
+    assert small.image.shape == (3, -(-97 // by), -(-130 // by))
+    averages = torch.nn.functional.avg_pool2d(full.image.float(), by)
+    height, width = averages.shape[1:]
+    assert (small.image[:, :height, :width] - averages).abs().mean() < 3
+
+
+def test_photos_of_telephones_are_decoded_smaller_too(encode, picture):
+    first = Image.fromarray(picture(0, 64, 96))
+    data = encode(first, "MPO", save_all=True, append_images=[first])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert decode(data, "x.jpg", lambda height, width: 4).image.shape == (3, 16, 24)
+
+
+def test_smaller_jpeg_is_turned_upright(encode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.new("RGB", (64, 32), (200, 10, 10)), "JPEG", exif=exif)
+    decoded = decode(data, "x.jpg", lambda height, width: 2)
+    assert decoded.image.shape == (3, 32, 16) and decoded.conversions == ("EXIF-rotated",)
+
+
 def test_damaged_exif_does_not_make_an_image_unreadable(encode, picture):
     notes = PngInfo()
     notes.add_text("Raw profile type exif", "\nexif\n 4\nthis is not hexadecimal")

@@ -1,9 +1,12 @@
+import io
 import itertools
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from falseneg.data import (
     Augmentation,
@@ -14,6 +17,7 @@ from falseneg.data import (
     Subset,
     ViewSet,
     collate,
+    loader,
     view_loader,
 )
 from falseneg.errors import UserError
@@ -126,6 +130,108 @@ def test_image_is_decoded_once_for_all_views(digits):
     images = Counting()
     ViewSet(images, RICH, views=3, support=[(4, RICH)])[0, 1]
     assert images.reads == 1
+
+
+class Tall(ImageSet):
+    """Images of 1,200 bytes; `events` lists what is read and what is made of it."""
+
+    def __init__(self):
+        self.events = []
+
+    def __len__(self):
+        return 6
+
+    def image(self, row):
+        self.events.append("read")
+        return torch.full((3, 20, 20), row, dtype=torch.uint8)
+
+    def augmentation(self, image):
+        self.events.append("view")
+        return image
+
+
+@pytest.mark.parametrize(("ahead", "at_once"), [(1, 1), (1200, 1), (2500, 3), (10**6, 6)])
+def test_no_more_images_are_read_ahead_than_are_allowed(monkeypatch, ahead, at_once):
+    monkeypatch.setattr(loader, "_READ_AHEAD", ahead)
+    images = Tall()
+    samples = ViewSet(images, images.augmentation, views=2).__getitems__([(0, row) for row in range(6)])
+    assert [int(sample.main[0, 0, 0, 0]) for sample in samples] == [sample.row for sample in samples] == list(range(6))
+    assert images.events == (["read"] * at_once + ["view"] * 2 * at_once) * (6 // at_once)
+
+
+def test_views_do_not_depend_on_how_far_is_read_ahead(digits, monkeypatch):
+    view_set, keys = ViewSet(digits, RICH, support=[(2, Augmentation(8))]), [(1, row) for row in range(30)]
+    together = collate(view_set.__getitems__(keys))
+    monkeypatch.setattr(loader, "_READ_AHEAD", 0)
+    apart = collate(view_set.__getitems__(keys))
+    assert torch.equal(together.main, apart.main) and torch.equal(together.support[0], apart.support[0])
+
+
+def test_views_are_ordinary_tensors(digits):
+    sample = ViewSet(digits, RICH, support=[(1, RICH)])[0, 0]
+    for views in (sample.main, *sample.support):
+        assert not views.is_inference()
+        views.mul_(1)  # a training loop may change them
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """A JPEG file of 1600 × 1200: noise whose amplitude falls as one over the frequency, as in photos."""
+    draw, height, width = np.random.default_rng(0), 1200, 1600
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    waves = [np.fft.irfft2(np.fft.rfft2(draw.standard_normal((height, width))) / frequency) for _ in range(3)]
+    colours = np.stack(waves, axis=-1)
+    stream = io.BytesIO()
+    Image.fromarray((128 + 50 * colours / colours.std()).clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+class Whole(Folder):
+    """Decodes every pixel, for it has a decoder of its own."""
+
+    def image(self, row):
+        return super().image(row)
+
+
+def test_views_of_a_large_photo_are_distributed_as_without_reduction(photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(photo)
+    reduced, whole = (ViewSet(folder(str(tmp_path)), Augmentation(96), 200)[0, 0].main for folder in (Folder, Whole))
+    assert not torch.equal(reduced, whole)
+    reduced, whole = reduced.float(), whole.float()
+    assert (reduced - whole).abs().mean() < 2.5  # the same crops, up to a pixel of the photo
+    for statistic in (
+        lambda views: views.mean(dim=(2, 3)),
+        lambda views: views.std(dim=(2, 3)),
+        lambda views: views.diff(dim=2).abs().mean(dim=(2, 3)),  # how sharp they are
+        lambda views: views.diff(dim=3).abs().mean(dim=(2, 3)),
+    ):
+        difference = (statistic(reduced) - statistic(whole)).mean(dim=0)
+        assert (difference.abs() < 0.02 * statistic(whole).mean(dim=0)).all()
+
+
+def test_who_may_need_every_pixel_gets_it(photo, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(photo)
+    folder, seen = Folder(str(tmp_path)), []
+
+    def own(image):
+        seen.append(tuple(image.shape))
+        return image[:, :96, :96]
+
+    class Watching(Augmentation):
+        def __call__(self, image):
+            seen.append(tuple(image.shape))
+            return super().__call__(image)
+
+    ViewSet(folder, own)[0, 0]
+    ViewSet(folder, Watching(96), support=[(1, own)])[0, 0]
+    ViewSet(folder, Watching(96), support=[(1, Watching(600))])[0, 0]
+    ViewSet(Whole(str(tmp_path)), Watching(96))[0, 0]
+    assert set(seen) == {(3, 1200, 1600)}
+    seen.clear()
+    ViewSet(Subset(folder, [0]), Watching(96), support=[(1, Watching(64))])[0, 0]
+    assert set(seen) == {(3, 600, 800)}
+    assert folder.image(0).shape == folder.load(0).image.shape == (3, 1200, 1600)
 
 
 def test_batch_is_uint8_views_of_images_of_any_size(tmp_path, encode, picture):

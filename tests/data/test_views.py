@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2.functional import resized_crop_image
 
 from falseneg.data import Augmentation, evaluation_view, view_generator_seed
 from falseneg.data.views import crop_box
@@ -120,9 +121,49 @@ def test_crops_are_distributed_as_torchvisions():
         assert abs(statistics.stdev(mine) / statistics.stdev(other) - 1) < 0.08
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [9, 24, 60])
+def test_crops_are_resized_as_torchvision_does_it(layout, size):
+    draw = torch.Generator().manual_seed(5)
+    image = torch.randint(0, 256, (1, 3, 40, 60), dtype=torch.uint8, generator=draw).to(memory_format=layout)[0]
+    for seed, scale in ((0, (0.08, 1.0)), (1, (0.08, 1.0)), (2, (0.6, 0.9)), (3, (1.0, 1.0))):
+        augmentation = Augmentation(size, **(STILL | {"crop_scale": scale, "crop_ratio": (3 / 4, 4 / 3)}))
+        torch.manual_seed(seed)
+        box = crop_box(40, 60, scale, (3 / 4, 4 / 3), torch.rand(22).tolist())
+        torch.manual_seed(seed)
+        assert torch.equal(augmentation(image), resized_crop_image(image, *box, [size, size]))
+
+
 @pytest.mark.parametrize(("height", "width", "expected"), [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10))])
 def test_image_too_narrow_for_any_crop_gives_its_middle(height, width, expected):
     assert crop_box(height, width, (0.9, 1.0), (3 / 4, 4 / 3), [0.5] * 22) == expected
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "options", "by"),
+    [
+        (375, 500, {}, 1),
+        (1500, 2000, {}, 1),
+        (3000, 4000, {}, 2),
+        (3000, 4000, {"crop_scale": (0.5, 1.0)}, 8),
+        (6000, 8000, {}, 4),
+        (600, 12000, {}, 2),
+        (300, 12000, {}, 1),
+        (4000, 4000, {"crop_ratio": (1.0, 16.0)}, 1),
+        (50, 20, {}, 1),
+    ],
+)
+def test_images_are_reduced_only_as_far_as_no_crop_is_enlarged(height, width, options, by):
+    augmentation = Augmentation(224, **options)
+    assert augmentation.reduction(height, width) == by
+    draws = torch.rand(2000, 22, generator=torch.Generator().manual_seed(0)).tolist()
+
+    def narrowest(divisor):
+        shape = -(-height // divisor), -(-width // divisor)
+        return min(min(crop_box(*shape, augmentation.crop_scale, augmentation.crop_ratio, each)[2:]) for each in draws)
+
+    assert by == 1 or narrowest(by) >= 224
+    assert by == 8 or narrowest(2 * by) < 224 * 1.2
 
 
 def test_one_pixel_is_enough():

@@ -2,7 +2,8 @@
 
 torchvision rounds to uint8 after each kernel, turns hues through a table that it gathers pixel by pixel, and blurs
 with a two-dimensional window. Here colours stay floats until the end, hue is a piecewise linear function, and blur is
-two sums of shifted rows.
+two sums of shifted rows. Images are on the CPU: what numpy does in less time than torch is left to numpy, which works
+on the same memory.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 GREY = torch.tensor([0.2989, 0.587, 0.114])
 """The brightness of red, green and blue (ITU-R 601-2), as torchvision has it."""
-_HUE_OF_CHANNEL = torch.tensor([5.0, 3.0, 1.0])[:, None, None]
+_HUE_OF_CHANNEL = np.array([5, 3, 1], dtype=np.float32)[:, None, None]
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
@@ -59,15 +61,24 @@ def turn_hue(colours: Tensor, turn: float) -> Tensor:
         colours: float (3, H, W), not negative.
         turn: in full turns.
     """
-    red, green, blue = colours.unbind(0)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    to_blue = torch.where(value == green, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4))
-    hue = torch.where(value == red, green - blue, to_blue).div_(chroma.clamp(min=1e-6))
-    k = hue + (_HUE_OF_CHANNEL + 6 * turn)
-    k.sub_(k.div(6).floor_(), alpha=6)  # the remainder, several times faster than `remainder_`
-    k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1).mul_(chroma)
-    return torch.sub(value, k, out=k)
+    red, green, blue = colours.numpy()
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
+    hue = np.where(value == green, blue - red + 2 * chroma, red - green + 4 * chroma)
+    hue = np.where(value == red, green - blue, hue)
+    hue /= torch.from_numpy(chroma).clamp(min=1e-6).numpy()
+    k = hue + (_HUE_OF_CHANNEL + np.float32(6 * turn))
+    turns = k / 6
+    np.floor(turns, out=turns)
+    turns *= 6
+    k -= turns
+    k -= 2
+    np.abs(k, out=k)
+    np.subtract(2, k, out=k)
+    turned = torch.from_numpy(k).clamp_(0, 1)  # numpy's own takes several times as long
+    k *= chroma
+    np.subtract(value, k, out=k)
+    return turned
 
 
 def gaussian_blur(image: Tensor, sigma: float, window: int) -> Tensor:
@@ -99,4 +110,4 @@ def gaussian_blur(image: Tensor, sigma: float, window: int) -> Tensor:
 
 def to_uint8(colours: Tensor) -> Tensor:
     """Rounded to the nearest number; changes its argument."""
-    return colours.add_(0.5).to(torch.uint8)
+    return torch.from_numpy(colours.add_(0.5).numpy().astype(np.uint8))  # torch converts one number at a time

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from falseneg.data.decoding import Decoded, decode
+from falseneg.data.decoding import Decoded, Reduction, decode
 from falseneg.errors import UserError
 
 UNLABELLED = -1
@@ -42,6 +42,10 @@ class ImageSet(Dataset[tuple[Tensor, int, int]]):
             UserError: it cannot be read; the message names it.
         """
         raise NotImplementedError
+
+    def reduced(self, row: int, reduction: Reduction) -> Tensor:
+        """The image, with its sides divided by up to `reduction(height, width)` where that takes less time."""
+        return self.image(row)
 
     def load(self, row: int) -> Decoded:
         """The image, and what had to be converted."""
@@ -91,6 +95,11 @@ class EncodedSet(ImageSet):
     def image(self, row: int) -> Tensor:
         return self.load(row).image
 
+    def reduced(self, row: int, reduction: Reduction) -> Tensor:
+        if (type(self).load, type(self).image) != (EncodedSet.load, EncodedSet.image):
+            return self.image(row)  # a set of the user's own that does something else with its images
+        return decode(self.encoded(row), self.place(row), reduction).image
+
 
 class PixelSet(ImageSet):
     """Images of one size that are kept in memory. Open: the constructor calls this one.
@@ -139,6 +148,9 @@ class Subset(ImageSet):
 
     def image(self, row: int) -> Tensor:
         return self.image_set.image(int(self.rows[row]))
+
+    def reduced(self, row: int, reduction: Reduction) -> Tensor:
+        return self.image_set.reduced(int(self.rows[row]), reduction)
 
     def load(self, row: int) -> Decoded:
         return self.image_set.load(int(self.rows[row]))

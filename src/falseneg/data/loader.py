@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from falseneg.data.image_set import ImageSet
-from falseneg.data.views import kernels, view_generator_seed
+from falseneg.data.views import Augmentation, kernels, view_generator_seed
 from falseneg.errors import UserError
 from falseneg.methods.base import Views
 
 _ORDER = -1  # the "row" of the seed that shuffles an epoch
 _READING = 2**32  # the "view" of the seed under which an image is read
+_READ_AHEAD = 2**21  # bytes of images that are held before their views are made
 _DEAD_WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
 
 
@@ -75,18 +76,46 @@ class ViewSet(Dataset[ViewSample]):
         Raises:
             UserError: the image cannot be read.
         """
-        epoch, row = key
+        return self._samples([key])[0]
+
+    def _samples(self, keys: Sequence[tuple[int, int]]) -> list[ViewSample]:
         state = torch.get_rng_state()
         try:
+            return [self._sample(*each) for group in self._read(keys) for each in group]
+        finally:
+            torch.set_rng_state(state)
+
+    def _read(self, keys: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Tensor, int, int]]]:
+        """Images with their epochs and rows, as many as one should hold at a time.
+
+        A processor that does one thing for a while, and then the other, takes up to a fifth less time than one that
+        goes to and fro between the decoder and the views of small images.
+        """
+        group: list[tuple[Tensor, int, int]] = []
+        held = 0
+        for epoch, row in keys:
             _seed(view_generator_seed(self.seed, epoch, row, _READING))  # in case the data set draws numbers, too
-            image = self.image_set.image(row)
+            image = self.image_set.reduced(row, self._reduction)
+            group.append((image, epoch, row))
+            held += image.numel()
+            if held >= _READ_AHEAD:
+                yield group
+                group, held = [], 0
+        yield group
+
+    def _reduction(self, height: int, width: int) -> int:
+        """What all augmentations allow; those of the user's own may need every pixel."""
+        makers = [self.augmentation, *self.support]
+        return min(each.reduction(height, width) if isinstance(each, Augmentation) else 1 for each in makers)
+
+    def _sample(self, image: Tensor, epoch: int, row: int) -> ViewSample:
+        with torch.inference_mode():  # less to do around every operation
             main = [self._view(self.augmentation, image, epoch, row, view) for view in range(self.views)]
             sizes: dict[torch.Size, list[Tensor]] = {}
             for number, augmentation in enumerate(self.support):
                 view = self._view(augmentation, image, epoch, row, -1 - number)
                 sizes.setdefault(view.shape, []).append(view)
-        finally:
-            torch.set_rng_state(state)
+        # Stacked outside of it they are ordinary tensors.
         return ViewSample(torch.stack(main), tuple(torch.stack(group) for group in sizes.values()), row)
 
     def _view(self, augmentation: Callable[[Tensor], Tensor], image: Tensor, epoch: int, row: int, view: int) -> Tensor:
@@ -96,7 +125,7 @@ class ViewSet(Dataset[ViewSample]):
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[ViewSample] | UserError:
         """The views of a batch; an error that is the user's is handed back, for torch would bury it in a traceback."""
         try:
-            return [self[key] for key in keys]
+            return self._samples(keys)
         except UserError as error:
             return UserError(*error.args)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from falseneg.data.colour import gaussian_blur, jitter
 from falseneg.errors import UserError
@@ -166,6 +167,19 @@ class Augmentation:
         decided.size, decided.crop_scale = crops.size, (float(crops.scale[0]), float(crops.scale[1]))
         return decided
 
+    def reduction(self, height: int, width: int) -> int:
+        """By how much an image may be made smaller before its views are: 1, 2, 4 or 8.
+
+        So that the narrowest crop that can be drawn still has as many pixels as a view, and none is enlarged.
+
+        Args:
+            height: of the image, in pixels.
+            width: of the image, in pixels.
+        """
+        narrowest = math.sqrt(height * width * self.crop_scale[0] * min(self.crop_ratio[0], 1 / self.crop_ratio[1]))
+        spare = min(narrowest, height, width) / (self.size or math.inf)
+        return max(by for by in (1, 2, 4, 8) if by <= max(1, spare))
+
     def __call__(self, image: Tensor) -> Tensor:
         """A random view.
 
@@ -182,7 +196,7 @@ class Augmentation:
             raise UserError("the augmentation does not know the size of its views: give it one, or call for_size")
         draws = torch.rand(_CROP_DRAWS + _OTHER_DRAWS).tolist()
         top, left, height, width = crop_box(image.shape[1], image.shape[2], self.crop_scale, self.crop_ratio, draws)
-        view = kernels().resized_crop_image(image, top, left, height, width, [self.size, self.size])
+        view = _resized(image[:, top : top + height, left : left + width], self.size)
         return self._distort(view, draws[_CROP_DRAWS:]).contiguous()
 
     def _distort(self, view: Tensor, draws: list[float]) -> Tensor:
@@ -213,6 +227,13 @@ class Augmentation:
         if self.blur is not None:
             return self.blur
         return 0.0 if self.size is None or self.size <= SMALL_IMAGE else 0.5
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    """Resized to a square: what torchvision's v2 kernel computes, without a dozen questions for each small image."""
+    if image.shape[1:] == (size, size):
+        return image
+    return interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0]
 
 
 def _between(low: float, high: float, draw: float) -> float:
