@@ -37,6 +37,21 @@ def test_support_views_and_attraction():
     )
 
 
+@pytest.mark.parametrize("detector", [fn.NoDetection(), fn.StartAt(fn.BatchQuantile(0.3), "50%")])
+def test_a_strategy_costs_nothing_before_anything_is_flagged(monkeypatch, detector):
+    """Attraction with own denominators takes a sweep of its own; without flags the loss is the plain one, bit for bit."""
+    sweeps, over_flagged = [], fn.NegativeStats.over_flagged
+    monkeypatch.setattr(
+        fn.NegativeStats, "over_flagged", lambda self, rest: sweeps.append(1) or over_flagged(self, rest)
+    )
+    views = [torch.randn(6, 4, generator=torch.Generator().manual_seed(view)) for view in range(2)]
+    criterion = fn.ContrastiveLoss(detector, fn.ATTRACT_OUTSIDE.renormalised(), fn.OwnDenominators())
+    plain = fn.ContrastiveLoss(None, fn.IGNORE, fn.OwnDenominators())
+    assert torch.equal(criterion(*views), plain(*views)) and not sweeps
+    criterion(*views, clock=fn.Clock(1, 1, 2))
+    assert bool(sweeps) == isinstance(detector, fn.StartAt)
+
+
 def test_levels_of_a_detector_are_averaged():
     class Levels(fn.Detector):
         def flag(self, contrast, clock):
@@ -80,7 +95,9 @@ def test_state_for_each_image_in_a_loop_of_ones_own():
     torch.testing.assert_close(again(*views(20), sample=sample), criterion(*views(20), sample=sample))
     with pytest.raises(fn.UserError, match="give sample"):
         criterion(*views(0))
-    with pytest.raises(fn.UserError, match="row 37 is outside the table of 30 rows"):
+    with pytest.raises(fn.UserError, match="sample holds 37, but a data set of 30 images"):
         criterion(*views(0), sample=sample + 18)
+    with pytest.raises(fn.UserError, match="sample holds -1, but"):
+        criterion(*views(0), sample=sample - 13)
     with pytest.raises(fn.UserError, match="give images, too"):
         fn.ContrastiveLoss(fn.GlobalThreshold(), classes=4)

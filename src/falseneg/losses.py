@@ -16,10 +16,10 @@ from falseneg.facts import Facts
 from falseneg.methods.base import Embeddings
 from falseneg.methods.simclr import contrast_views
 from falseneg.objectives import InfoNCE, Objective
-from falseneg.rules import PairRule, at_least_float32
+from falseneg.rules import NoPairs, PairRule, at_least_float32
 from falseneg.statistics import NegativeStats, global_mean, negative_stats
 from falseneg.statistics.gather import world_size
-from falseneg.strategy import ELIMINATE, Strategy
+from falseneg.strategy import ELIMINATE, IGNORE, Strategy
 from falseneg.temperature import FixedTemperature, Temperature
 
 
@@ -71,10 +71,12 @@ class Criterion(nn.Module):
             tau = self.temperature(contrast)
             rules = self.detector.flag(contrast, clock)
             rules = rules if isinstance(rules, tuple) else (rules,)
-            levels = [negative_stats(contrast, tau, rule, self.strategy) for rule in rules]
-            self.objective.observe(contrast, levels, tau, self.strategy, clock)
+            # Without any flags all strategies are one, and this one costs nothing.
+            strategy = IGNORE if all(isinstance(rule, NoPairs) for rule in rules) else self.strategy
+            levels = [negative_stats(contrast, tau, rule, strategy) for rule in rules]
+            self.objective.observe(contrast, levels, tau, strategy, clock)
             for rule, stats in zip(rules, levels, strict=True):
-                losses = self.objective(contrast, stats, tau, self.strategy, clock)
+                losses = self.objective(contrast, stats, tau, strategy, clock)
                 loss = loss + contrast.weight / len(levels) * global_mean(losses)
                 judged.append((contrast, rule, stats))
         return torch.as_tensor(loss), judged
@@ -137,7 +139,8 @@ class ContrastiveLoss(nn.Module):
             clock: where training stands, for parts with a schedule.
 
         Raises:
-            UserError: fewer than two views, or views of different shapes; no ``sample`` where state is kept for each image.
+            UserError: fewer than two views, or views of different shapes; no ``sample`` where state is kept for each image,
+                or one beyond the data set.
         """
         if len(views) < 2 or any(view.shape != views[0].shape for view in views):
             shapes = ", ".join(str(tuple(view.shape)) for view in views) or "nothing"
@@ -146,6 +149,8 @@ class ContrastiveLoss(nn.Module):
             raise UserError(
                 "ContrastiveLoss: what is kept for each image needs to know the images; give sample, their rows in the data set"
             )
+        if sample is not None and self.images is not None:
+            _check_rows(sample, self.images)
         if sample is None:
             rank = torch.distributed.get_rank() if world_size() > 1 else 0
             # Far apart, so that no two ranks name one sample, however many rows each has.
@@ -153,6 +158,20 @@ class ContrastiveLoss(nn.Module):
         embeddings = Embeddings(_unit(views), None if support is None else _unit(support).detach(), sample)
         loss, _ = self.criterion([contrast_views(embeddings)], clock or Clock(0, 1, 1))
         return loss
+
+
+def _check_rows(sample: Tensor, images: int) -> None:
+    """Refuse rows that the data set has not: some of them would be taken for others.
+
+    Raises:
+        UserError: a row is negative, or too large.
+    """
+    least, most = torch.stack(sample.aminmax()).tolist()
+    if least < 0 or most >= images:
+        raise UserError(
+            f"ContrastiveLoss: sample holds {most if most >= images else least}, but a data set of {images} images has the "
+            f"rows 0 to {images - 1}; give the rows of the images, or the right number of images"
+        )
 
 
 def _unit(views: Sequence[Tensor] | Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,44 @@ from torch import Tensor, nn
 from falseneg.contrast import Contrast
 from falseneg.errors import UserError
 from falseneg.statistics.gather import gather_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What all ranks have seen of some lines of a table: n entries, of which several (an image's views) may share a line.
+
+    What follows for a line is held by each of its entries: no shape depends on the values, so that nothing waits for
+    the device to tell how many lines there are.
+
+    Attributes:
+        line: (n,) int64 the line of each entry.
+        place: (n,) int64 below n, the same for the entries of one line and no others.
+        known: (n,) bool: no value of the entry is missing.
+        values: (n,) float64 for each name; 0 in entries that are not known.
+        number: (n,) float64, how many entries of the entry's line are known.
+    """
+
+    line: Tensor
+    place: Tensor
+    known: Tensor
+    values: Mapping[str, Tensor]
+    number: Tensor
+
+    def mean(self, name: str) -> Tensor:
+        """(n,) float64 the mean of each line's known values; NaN where there are none."""
+        return _sum_of_lines(self.values[name], self.place) / self.number
+
+    def log_mean(self, name: str) -> Tensor:
+        """(n,) float64 the log of the mean of each line's exp(values), none of which is ever formed; NaN likewise."""
+        logs = self.values[name].masked_fill(~self.known, -torch.inf)
+        highest = torch.full_like(logs, -torch.inf).scatter_reduce(0, self.place, logs, "amax")[self.place]
+        relative = (logs - highest).exp().masked_fill(~self.known, 0)
+        return highest + (_sum_of_lines(relative, self.place) / self.number).log()
+
+
+def _sum_of_lines(values: Tensor, place: Tensor) -> Tensor:
+    """(n,) the sum over the entries of each entry's line."""
+    return torch.zeros_like(values).index_add_(0, place, values)[place]
 
 
 class SampleTable(nn.Module):
@@ -28,6 +67,8 @@ class SampleTable(nn.Module):
     """
 
     visits: Tensor
+    complete: bool
+    """Every line is known to have been visited; `look` finds out."""
 
     def __init__(self, rows: int, columns: Mapping[str, float]) -> None:
         super().__init__()
@@ -37,6 +78,12 @@ class SampleTable(nn.Module):
         for name, start in columns.items():
             self.register_buffer(f"column_{name}", torch.full((rows,), start, dtype=torch.float32))
         self.register_buffer("visits", torch.zeros(rows, dtype=torch.int64))
+        self.complete = False
+        self.register_load_state_dict_post_hook(_unknown_again)
+
+    def look(self) -> None:
+        """Find out whether every line was visited. Waits for the device, in O(rows): not for every step."""
+        self.complete = self.complete or bool((self.visits > 0).all())
 
     def read(self, name: str, row: Tensor) -> Tensor:
         """(N,) float32 values of a column.
@@ -46,7 +93,7 @@ class SampleTable(nn.Module):
             row: (N,) int64 lines.
 
         Raises:
-            UserError: a line is beyond the table.
+            UserError: a line is beyond the table, as far as that can be seen without waiting for the device: on a CPU.
         """
         self._check(row)
         return self.column(name)[row]
@@ -60,44 +107,50 @@ class SampleTable(nn.Module):
             values: (N,) for each column to write.
 
         Raises:
-            UserError: a line is beyond the table.
+            UserError: as `read`.
         """
-        lines, place, everyone = self.together(row, values)
-        self.put(lines, {name: mean_of_lines(new, place, len(lines)) for name, new in everyone.items()})
+        seen = self.together(row, values)
+        self.put(seen, {name: seen.mean(name) for name in values})
 
     @torch.no_grad()
-    def together(self, row: Tensor, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The values of all ranks, sorted by line: for updates that need a line's values (its views) all at once.
+    def together(self, row: Tensor, values: Mapping[str, Tensor]) -> Seen:
+        """The values of all ranks: for updates that need a line's values (its views) all at once.
 
         Args:
             row: (N,) int64 lines, of this rank.
-            values: (N,) for each name. An entry with a NaN among its values is left out.
+            values: (N,) for each name. An entry with a NaN among its values counts as not known.
 
         Returns:
-            (L,) the lines that occur; (n,) the place of each entry among them; and (n,) float64 for each name. All the
-            same on every rank.
+            The same on every rank.
 
         Raises:
-            UserError: a line is beyond the table.
+            UserError: as `read`.
         """
         self._check(row)
         stacked = torch.stack([new.double() for new in values.values()], dim=1)
         row, stacked = gather_rows(row), gather_rows(stacked)
         known = ~stacked.isnan().any(dim=1)
-        lines, place = row[known].unique(return_inverse=True)
-        return lines, place, dict(zip(values, stacked[known].unbind(1), strict=True))
+        ordered, order = row.sort(stable=True)
+        begins = torch.zeros_like(row)
+        begins[1:] = ordered[1:] != ordered[:-1]
+        place = torch.empty_like(row).scatter_(0, order, begins.cumsum(0))
+        columns = stacked.masked_fill(~known[:, None], 0).unbind(1)
+        number = _sum_of_lines(known.double(), place)
+        return Seen(row, place, known, dict(zip(values, columns, strict=True)), number)
 
     @torch.no_grad()
-    def put(self, lines: Tensor, values: Mapping[str, Tensor]) -> None:
-        """Store new values, which are the same on every rank; one visit of each line.
+    def put(self, seen: Seen, values: Mapping[str, Tensor]) -> None:
+        """Store new values, which are the same on every rank; one visit of each line. What was not known stays.
 
         Args:
-            lines: (L,) int64, no line twice.
-            values: (L,) for each column to write.
+            seen: n entries.
+            values: (n,) for each column to write; the same for all entries of a line.
         """
+        known = seen.number > 0
         for name, new in values.items():
-            self.column(name)[lines] = new.float()
-        self.visits[lines] += 1
+            column = self.column(name)
+            column[seen.line] = torch.where(known, new.float(), column[seen.line])
+        self.visits[seen.line] = self.visits[seen.line] + known.long()
 
     def column(self, name: str) -> Tensor:
         """(rows,) float32: a whole column, as it is stored."""
@@ -107,11 +160,19 @@ class SampleTable(nn.Module):
         return column
 
     def _check(self, row: Tensor) -> None:
-        if len(row) and not (int(row.min()) >= 0 and int(row.max()) < self.rows):
+        """On a CPU only: a GPU would have to be waited for, several times in a step. `fit` knows its rows, and
+        `ContrastiveLoss` looks at those that it is given.
+        """
+        if row.device.type == "cpu" and len(row) and not (int(row.min()) >= 0 and int(row.max()) < self.rows):
             raise UserError(
                 f"SampleTable: row {int(row.max()) if int(row.max()) >= self.rows else int(row.min())} is outside the "
                 f"table of {self.rows} rows; give the table as many rows as the data set has"
             )
+
+
+def _unknown_again(table: SampleTable, _: object) -> None:
+    """After a state was loaded."""
+    table.complete = False
 
 
 def of_contrast(modules: nn.ModuleDict, contrast: Contrast, owner: nn.Module) -> Any:
@@ -127,16 +188,3 @@ def of_contrast(modules: nn.ModuleDict, contrast: Contrast, owner: nn.Module) ->
             "training, call prepare(Facts(rows=..., contrasts=...)) with the number of images in the data set"
         )
     return modules[contrast.name]
-
-
-def mean_of_lines(values: Tensor, place: Tensor, lines: int) -> Tensor:
-    """(L,) float64 the mean of each line's values; ``place`` (n,) says which line each belongs to."""
-    total = torch.zeros(lines, dtype=torch.float64, device=values.device).index_add_(0, place, values)
-    return total / place.bincount(minlength=lines)
-
-
-def log_mean_of_lines(logs: Tensor, place: Tensor, lines: int) -> Tensor:
-    """(L,) float64 the log of the mean of each line's exp(logs), none of which is ever formed."""
-    highest = torch.full((lines,), -torch.inf, dtype=torch.float64, device=logs.device)
-    highest = highest.scatter_reduce(0, place, logs, "amax")
-    return highest + mean_of_lines((logs - highest[place]).exp(), place, lines).log()

@@ -12,7 +12,7 @@ from falseneg.contrast import Contrast
 from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.row_step import GradientStep, RowStep
-from falseneg.sample_table import SampleTable, mean_of_lines, of_contrast
+from falseneg.sample_table import SampleTable, of_contrast
 from falseneg.statistics.gather import gather_rows, world_size
 
 
@@ -150,12 +150,11 @@ class IndividualTemperature(Temperature):
 
     def _move(self, table: SampleTable, row: Tensor, gradient: Tensor) -> None:
         """One update of the temperatures of all ranks' anchors."""
-        lines, place, everyone = table.together(row, {"gradient": gradient})
-        gradient = mean_of_lines(everyone["gradient"], place, len(lines))
-        old = {column: table.read(column, lines).double() for column in ("tau", "updates", *self.step.state)}
+        seen = table.together(row, {"gradient": gradient})
+        old = {column: table.read(column, seen.line).double() for column in ("tau", "updates", *self.step.state)}
         updates = old["updates"] + 1
-        moved, state = self.step(old["tau"], gradient, old, updates)
-        table.put(lines, {**state, "tau": moved.clamp(*self.bounds), "updates": updates})
+        moved, state = self.step(old["tau"], seen.mean("gradient"), old, updates)
+        table.put(seen, {**state, "tau": moved.clamp(*self.bounds), "updates": updates})
 
 
 def _check_order(name: str, minimum: float, initial: float, maximum: float) -> None:

@@ -1,7 +1,9 @@
 import json
 import sys
 import types
+from dataclasses import replace
 
+import catalogue
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -49,6 +51,16 @@ def test_without_labels_only_the_share_is_known():
     assert figures["loss"] == 2 and figures["share_flagged"] == pytest.approx(0.3)
     assert figures["precision"] is figures["recall"] is figures["chance"] is None
     assert Meter().figures()["loss"] is None
+
+
+@pytest.mark.parametrize("kind", ["batch", "bank", "alone"])
+def test_without_labels_the_negatives_outside_the_denominator_count_too(kind):
+    contrast, _ = catalogue.contrast_of(kind)
+    contrast = replace(contrast, denominator="second")
+    judged = Criterion(fn.FixedThreshold(0.1))([contrast], CLOCK)[1]
+    of_anchor, of_candidate = contrast.anchors.sample.tolist(), contrast.candidates.sample.tolist()
+    expected = sum(one != other or one == -1 for one in of_anchor for other in of_candidate)
+    assert int(Meter.of_step(1.0, judged, None).detection.negatives) == expected
 
 
 @pytest.mark.parametrize("labels", [None, LABELS])

@@ -24,8 +24,8 @@ from falseneg.train.run import Run
 
 Configuration = dict[str, Any]
 
-INCIDENTAL = ("workers", "log_every", "loggers", "checkpoint_every", "keep_every")
-"""Settings that a run may change when it is continued, because no weight depends on them."""
+INCIDENTAL = ("workers", "log_every", "loggers", "checkpoint_every", "keep_every", "compile_encoder")
+"""Settings that a run may change when it is continued, because no weight depends on them, but for rounding."""
 
 
 def run_settings(parser: Parser, namespace: Namespace) -> Configuration:

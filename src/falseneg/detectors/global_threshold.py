@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.row_step import AdamStep, RowStep
 from falseneg.rules import AboveThreshold, NoPairs, PairRule
-from falseneg.sample_table import SampleTable, mean_of_lines, of_contrast
+from falseneg.sample_table import SampleTable, of_contrast
 from falseneg.schedule import Schedule, extremes, value_at
 from falseneg.statistics.gather import gather_rows
 from falseneg.statistics.scan import columns_rule, count_above, row_quantile
@@ -90,6 +90,14 @@ class GlobalThreshold(Detector):
             shared = SampleTable(1, columns) if self.shared or self.shared_until.amount else None
             self.tables[name] = _Tables(facts.rows, own, shared)
 
+    def start_epoch(self, features: Callable[[], Tensor], clock: Clock) -> None:
+        """Find out whether all samples were met: then no step of the epoch has to ask."""
+        for tables in self.tables.values():
+            assert isinstance(tables, _Tables)
+            for table in (tables.own, tables.shared):
+                if table is not None:
+                    table.look()
+
     @torch.no_grad()
     def flag(self, contrast: Contrast, clock: Clock) -> PairRule:
         if not self.start.reached(clock):
@@ -138,26 +146,26 @@ class GlobalThreshold(Detector):
         threshold, first = table.read("threshold", row), table.visits[row] == 0
         if start is not None:
             threshold = torch.where(first, start, threshold)
-        elif at_quantile and bool(first.any()):
+        elif at_quantile and not table.complete and bool(first.any()):  # a sweep less is worth the wait for the device
             quantile = _expected_quantile(contrast, alpha, contrast.space(self.space), self.part).clamp(-1, 1)
             quantile = gather_rows(quantile).mean() if table.rows == 1 else quantile  # one line: one threshold for all
             threshold = torch.where(first, quantile.to(threshold.dtype), threshold)
 
         above, count = count_above(contrast, threshold, contrast.space(self.space), self.part)
         share = torch.where(count > 0, above.double() / count, torch.nan)
-        seen = {"share": share, "threshold": threshold, "variance": alpha * (1 - alpha) / count.double()}
-        lines, place, everyone = table.together(row, seen)
-        share, threshold, variance = (mean_of_lines(everyone[name], place, len(lines)) for name in seen)
+        variance = alpha * (1 - alpha) / count.double()
+        seen = table.together(row, {"share": share, "threshold": threshold, "variance": variance})
+        share, threshold = seen.mean("share"), seen.mean("threshold")
 
-        old = {name: table.read(name, lines).double() for name in self.step.state}
-        updates = table.read("updates", lines).double() + 1
+        old = {name: table.read(name, seen.line).double() for name in self.step.state}
+        updates = table.read("updates", seen.line).double() + 1
         moved, state = self.step(threshold, alpha - share, old, updates)
         if at_quantile:
             # A threshold that was just set to the quantile of these very negatives learns nothing from them.
-            put = table.visits[lines] == 0
-            begun = self.step.begin(variance / place.bincount(minlength=len(lines)))
+            put = table.visits[seen.line] == 0
+            begun = self.step.begin(seen.mean("variance") / seen.number)
             moved, state = torch.where(put, threshold, moved), {k: torch.where(put, begun[k], state[k]) for k in state}
-        table.put(lines, {**state, "threshold": moved.clamp(-1, 1), "share": share, "updates": updates})
+        table.put(seen, {**state, "threshold": moved.clamp(-1, 1), "share": share, "updates": updates})
 
 
 class _Tables(nn.Module):
@@ -169,9 +177,11 @@ class _Tables(nn.Module):
 
     def shared_threshold(self) -> Tensor | None:
         """() the threshold that all share, if there is one and it was ever learned."""
-        if self.shared is None or int(self.shared.visits) == 0:
+        if self.shared is None:
             return None
-        return self.shared.column("threshold")[0]
+        if not self.shared.complete:
+            self.shared.look()
+        return self.shared.column("threshold")[0] if self.shared.complete else None
 
     def thresholds(self) -> Tensor:
         """(rows,) what each sample would be met with now; NaN where there is nothing yet."""

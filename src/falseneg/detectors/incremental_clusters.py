@@ -144,7 +144,8 @@ class IncrementalClusters(Detector):
             return NoPairs()
         self.accepted.fill_(round(value_at(self.acceptance, clock) * len(self.clusters_of)))
         anchor, candidate = (self._pseudo_labels(side.sample) for side in (contrast.anchors, contrast.candidates))
-        levels = tuple(SameGroup(anchor[:, [level]], candidate[:, [level]]) for level in range(len(numbers)))
+        of_level = [slice(level, level + 1) for level in range(len(numbers))]
+        levels = tuple(SameGroup(anchor[:, one].contiguous(), candidate[:, one].contiguous()) for one in of_level)
         return levels if len(levels) > 1 else levels[0]
 
     def per_sample(self) -> Mapping[str, Tensor]:

@@ -14,6 +14,7 @@ from falseneg.detectors.base import Detector
 from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.rules import Listed, PairRule
+from falseneg.statistics.scan import ranges
 
 
 class Neighbours(Detector):
@@ -56,28 +57,20 @@ class Neighbours(Detector):
         ordered, column = contrast.candidates.sample.sort(stable=True)
         first = torch.searchsorted(ordered, neighbour)
         repeats = torch.searchsorted(ordered, neighbour, right=True) - first
-        anchor = anchor.repeat_interleave(repeats)
-        columns = column[_ranges(first, repeats)]
+        entry, place = ranges(first, repeats)
+        anchor, columns = anchor[entry], column[place]
         order = (anchor * len(column) + columns).argsort()
-        counts = anchor.bincount(minlength=len(contrast.anchors))
-        return Listed(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), columns[order])
+        ends = torch.zeros(len(contrast.anchors) + 1, dtype=torch.int64, device=anchor.device)
+        ends.index_add_(0, anchor + 1, torch.ones_like(anchor))
+        return Listed(ends.cumsum(0), columns[order])
 
     def _neighbours_of(self, sample: Tensor) -> tuple[Tensor, Tensor]:
         """For every listed neighbour of every anchor: the anchor, and the neighbour's sample."""
-        listed = (sample >= 0) & (sample < len(self.offsets) - 1)
-        line = sample.where(listed, torch.zeros_like(sample))
-        counts = torch.zeros_like(sample)
-        if listed.any():
-            counts = torch.where(listed, self.offsets[line + 1] - self.offsets[line], 0)
-        start = self.offsets[line] if len(self.offsets) > 1 else torch.zeros_like(sample)
-        anchor = torch.arange(len(sample), device=sample.device).repeat_interleave(counts)
-        return anchor, self.neighbours[_ranges(start, counts)]
-
-
-def _ranges(start: Tensor, length: Tensor) -> Tensor:
-    """The numbers start[i], …, start[i] + length[i] − 1 for each i, one after the other."""
-    before = length.cumsum(0) - length
-    return torch.arange(int(length.sum()), device=start.device) + (start - before).repeat_interleave(length)
+        lines = len(self.offsets) - 1
+        line = sample.clamp(0, lines)
+        counts = self.offsets[(line + 1).clamp(max=lines)] - self.offsets[line]
+        entry, place = ranges(self.offsets[line], counts.masked_fill(sample < 0, 0))
+        return entry, self.neighbours[place]
 
 
 def _read_pairs(path: Path) -> np.ndarray:

@@ -79,9 +79,13 @@ class SupportSet(Detector):
         if self.top_k is None and self.share is None:
             if self.threshold is None:
                 raise UserError("SupportSet: give top_k, share or threshold")
-            rule = AboveThreshold(torch.tensor(self.threshold, device=contrast.anchors.z.device), space)
+            rule = AboveThreshold(torch.full((), self.threshold, device=contrast.anchors.z.device), space)
             return rule if self.part is None else rule & columns_rule(contrast, cols)
+        return top_k(contrast, self._number(contrast, cols), space, self.part, self.threshold, self.distinct)
+
+    def _number(self, contrast: Contrast, cols: slice) -> int:
+        """How many to flag for each anchor."""
+        if self.top_k is not None:
+            return self.top_k
         sample = contrast.candidates.sample[cols]
-        counted = len(sample.unique()) if self.distinct else len(sample)
-        k = self.top_k or max(1, round((self.share or 0) * counted))
-        return top_k(contrast, k, space, self.part, self.threshold, self.distinct)
+        return max(1, round((self.share or 0) * (len(sample.unique()) if self.distinct else len(sample))))

@@ -37,7 +37,7 @@ class FixedThreshold(Detector):
         self.threshold, self.space = threshold, space
 
     def flag(self, contrast: Contrast, clock: Clock) -> PairRule:
-        threshold = torch.tensor(self.threshold, device=contrast.anchors.z.device)
+        threshold = torch.full((), self.threshold, device=contrast.anchors.z.device)
         return AboveThreshold(threshold, contrast.space(self.space))
 
 

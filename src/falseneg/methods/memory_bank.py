@@ -37,6 +37,8 @@ class MemoryBank(nn.Module):
         self.register_buffer("sample", torch.full((length,), NOBODY))
         self.register_buffer("row", torch.full((length,), NOBODY))
         self.register_buffer("written", torch.zeros((), dtype=torch.int64))
+        self.filled = 0  # as ``written`` says; known here, so that nobody waits for the device to say it
+        self.register_load_state_dict_post_hook(_count_again)
 
     @torch.no_grad()
     def enqueue(self, keys: Embedded) -> None:
@@ -56,12 +58,18 @@ class MemoryBank(nn.Module):
         self.z[places] = keys.z.to(self.z.dtype)
         self.sample[places], self.row[places] = keys.sample, keys.table_row
         self.written += len(keys)
+        self.filled = min(self.filled + len(keys), self.length)
 
     def contents(self) -> Embedded:
         """(m, D) what is stored, place by place: m is the length once that many were enqueued. Views, not copies."""
-        filled = min(int(self.written), self.length)
-        return Embedded(self.z[:filled], self.sample[:filled], self.row[:filled])
+        return Embedded(self.z[: self.filled], self.sample[: self.filled], self.row[: self.filled])
 
     def clear(self) -> None:
         """Forget everything."""
         self.written.zero_()
+        self.filled = 0
+
+
+def _count_again(bank: MemoryBank, _: object) -> None:
+    """After a state was loaded."""
+    bank.filled = min(int(bank.written), bank.length)

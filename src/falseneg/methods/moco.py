@@ -137,9 +137,9 @@ class MoCo(Method):
             ]
         contrasts = []
         for view, name in enumerate(self.contrast_names):
-            others = [other for other in range(self.views) if other != view]
-            batch = _embedded(keys[:, others], sample)
-            contrast = self._contrast(name, embeddings.main[:, view], embeddings, embeddings.keys[:, others], batch)
+            batch = _embedded(_without(keys, view), sample)
+            others = _without(embeddings.keys, view)
+            contrast = self._contrast(name, embeddings.main[:, view], embeddings, others, batch)
             contrasts.append(contrast)
         return contrasts
 
@@ -227,6 +227,11 @@ def _check(momentum: float, bank: int, denominator: str, views: int, support_vie
 def _embedded(keys: Tensor, sample: Tensor) -> Embedded:
     """(G, K, D) keys of G images, image by image."""
     return Embedded(keys.flatten(0, 1), sample.repeat_interleave(keys.shape[1]))
+
+
+def _without(keys: Tensor, view: int) -> Tensor:
+    """(G, V, D) keys to (G, V − 1, D), without those of one view."""
+    return torch.cat([keys[:, :view], keys[:, view + 1 :]], dim=1)
 
 
 def _joined(pieces: Sequence[Embedded]) -> Embedded:

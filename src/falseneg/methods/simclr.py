@@ -116,5 +116,6 @@ def contrast_views(embeddings: Embeddings, support_as_positives: bool = False) -
 def _without_diagonal(square: Tensor) -> Tensor:
     """(B, V, V) to (B, V, V − 1): each row without its element on the diagonal."""
     views = square.shape[-1]
-    others = ~torch.eye(views, dtype=torch.bool, device=square.device)
-    return square[:, others].unflatten(1, (views, views - 1))
+    # By shapes alone: a mask would have the program wait for the device to count it.
+    after_first = square.flatten(1)[:, 1:].unflatten(1, (views - 1, views + 1))
+    return after_first[:, :, :-1].reshape(len(square), views, views - 1)

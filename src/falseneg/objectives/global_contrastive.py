@@ -76,7 +76,8 @@ class GlobalContrastive(Objective):
         log_kept = _log_mean_of_levels(logs)
         filtered = torch.stack([stats.weight < stats.count for stats in levels]).any(dim=0)
         log_all = log_kept
-        if bool((filtered & running.before_filtering(row)).any()):
+        # Whether one more sweep is needed only the device knows; not asked where nothing can be filtered out.
+        if strategy.negative < 1 and bool((filtered & running.before_filtering(row)).any()):
             log_all = _log_mean(negative_stats(contrast, tau, NoPairs(), IGNORE))
         running.update(row, log_kept, log_all, filtered, value_at(self.gamma, clock))
 

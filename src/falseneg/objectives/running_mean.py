@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from falseneg.sample_table import SampleTable, log_mean_of_lines, mean_of_lines
+from falseneg.sample_table import SampleTable
 
 
 class RunningMean(nn.Module):
@@ -51,18 +51,17 @@ class RunningMean(nn.Module):
             filtered: (N,) bool, whether any negatives of the anchor were filtered out.
             gamma: the weight of this step, above 0 and at most 1.
         """
-        seen = {"kept": log_kept.masked_fill(log_kept == -torch.inf, torch.nan), "all": log_all, "filtered": filtered}
-        lines, place, seen = self.table.together(row, seen)
-        kept, whole = (log_mean_of_lines(seen[name], place, len(lines)) for name in ("kept", "all"))
-        filtered = mean_of_lines(seen["filtered"], place, len(lines)) > 0
+        log_kept = log_kept.masked_fill(log_kept == -torch.inf, torch.nan)
+        seen = self.table.together(row, {"kept": log_kept, "all": log_all, "filtered": filtered})
+        kept, whole, filtered = seen.log_mean("kept"), seen.log_mean("all"), seen.mean("filtered") > 0
 
-        old, known = self.table.read("log_mean", lines).double(), self.table.visits[lines] > 0
-        starts = filtered & self.before_filtering(lines)
+        old, known = self.table.read("log_mean", seen.line).double(), self.table.visits[seen.line] > 0
+        starts = filtered & self.before_filtering(seen.line)
         old = torch.where(starts, old + kept - whole, old)
         past = math.log1p(-gamma) if gamma < 1 else -math.inf
         new = torch.where(known, torch.logaddexp(old + past, kept + math.log(gamma)), kept)
 
         # What is first seen when others are filtered already has nothing to lose, even if none of its own are.
         self.filtering |= filtered.any()
-        done = ~self.before_filtering(lines) & (known | self.filtering) | filtered
-        self.table.put(lines, {"log_mean": new, "filtered": done})
+        done = ~self.before_filtering(seen.line) & (known | self.filtering) | filtered
+        self.table.put(seen, {"log_mean": new, "filtered": done})

@@ -5,6 +5,7 @@ Each visits blocks of whole rows, so that a row's ranking is exact; a block is s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -65,27 +66,51 @@ class _Ranking:
 
     def __init__(self, contrast: Contrast, space: Space | None, cols: slice) -> None:
         self.contrast, self.space, self.cols = contrast, space, cols
-        sample, candidates = contrast.anchors.sample, contrast.candidates.sample[cols]
-        # Columns in the order of their samples: those of one sample lie side by side.
-        in_order, self.columns = candidates.sort()
-        self.first = torch.searchsorted(in_order, sample)
-        self.equals = torch.searchsorted(in_order, sample, right=True) - self.first
-        self.equals.masked_fill_(sample == NOBODY, 0)
-        self.count = len(candidates) - self.equals
+        self.columns, self.first, self.equals = same_sample(contrast, cols)
+        self.count = len(self.columns) - self.equals
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Rows and their (r, c) scores, −inf where a pair is no negative; overwritten by the next."""
         for rows, scores in _scored(self.contrast, self.space, self.cols):
-            line, place = _ranges(self.first[rows], self.equals[rows])
-            scores[line, self.columns[place]] = -torch.inf
+            line, place = ranges(self.first[rows], self.equals[rows])
+            scores.index_put_((line, self.columns[place]), scores.new_full((), -torch.inf))
             yield rows, scores
 
 
-def _ranges(first: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers first, first + 1, … of each of some ranges, one range after another, and which range each is of."""
-    of = torch.repeat_interleave(length)
+def same_sample(contrast: Contrast, cols: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the candidates show the anchors' own samples.
+
+    Args:
+        contrast: N anchors against M candidates.
+        cols: the m columns to look at.
+
+    Returns:
+        (m,) the columns, counted from the first of ``cols``, in the order of their samples; (N,) at which of these each
+        anchor's sample begins; and (N,) how many show it, 0 for nobody.
+    """
+    sample = contrast.anchors.sample
+    in_order, columns = contrast.candidates.sample[cols].sort()
+    first = torch.searchsorted(in_order, sample)
+    equals = torch.searchsorted(in_order, sample, right=True) - first
+    return columns, first, equals.masked_fill(sample == NOBODY, 0)
+
+
+def ranges(first: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers first, first + 1, … of each of some ranges, one range after another.
+
+    Waits for the device, once, to tell how many there are.
+
+    Args:
+        first: (R,) int64 where each range begins.
+        length: (R,) int64 how many numbers it has.
+
+    Returns:
+        Which range each number is of, and the number; both int64, as long as all ranges together.
+    """
+    total = int(length.sum())
+    of = torch.arange(len(length), device=length.device).repeat_interleave(length, output_size=total)
     before = length.cumsum(0) - length
-    return of, (first - before)[of] + torch.arange(len(of), device=of.device)
+    return of, torch.arange(total, device=length.device) + (first - before)[of]
 
 
 def _once(contrast: Contrast, space: Space) -> tuple[Contrast, Space, Tensor]:
@@ -150,7 +175,7 @@ def top_k(
     first = length.cumsum(0) - length
     if of_anchor is None:
         return Listed(_offsets(length), columns[:filled].clone())
-    return Listed(_offsets(length[of_anchor]), columns[_ranges(first[of_anchor], length[of_anchor])[1]])
+    return Listed(_offsets(length[of_anchor]), columns[ranges(first[of_anchor], length[of_anchor])[1]])
 
 
 def _offsets(length: Tensor) -> Tensor:
@@ -212,7 +237,7 @@ def row_quantile(contrast: Contrast, alpha: float, space: Space | None = None, p
         contrast, space, of_anchor = _once(contrast, space)
     ranking = _Ranking(contrast, space, contrast.columns(part))
     k = (alpha * ranking.count.double() - 1e-9).ceil().long()
-    most = int(k.max()) + 1 if len(k) else 0
+    most = math.ceil(alpha * len(ranking.columns)) + 1
     thresholds = torch.empty(len(k), dtype=at_least_float32(contrast.anchors.z).dtype, device=k.device)
     for rows, scores in ranking:
         best = scores.topk(min(most, scores.shape[1]), dim=1).values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from falseneg.errors import UserError
 from falseneg.losses import Judged
 from falseneg.methods.base import Views
 from falseneg.train.checkpoint import load_module, random_states, restore_random_states, save_checkpoint
+from falseneg.train.compiled import uncompiled
 from falseneg.train.embeddings import all_embeddings, remove_embeddings
 from falseneg.train.folder import CHECKPOINTS
 from falseneg.train.guards import Stopped, StopRequests, end_workers, lost_loader
@@ -29,7 +30,7 @@ from falseneg.train.prepare import Prepared, labels_on
 from falseneg.train.progress import Progress, duration
 from falseneg.train.record import Recorder, recorded_epochs
 from falseneg.train.run import Run
-from falseneg.train.step import Learner, training_step
+from falseneg.train.step import Learner, on_its_way, training_step
 
 TOLD_AFTER = 10.0
 """Seconds that a detector may take before an epoch without a word."""
@@ -103,13 +104,16 @@ class Training:
         started = time.perf_counter()
         epoch, start_batch = divmod(self.clock.step, self.clock.steps_per_epoch)
         if start_batch == 0:
-            self._start_epoch(stop)
+            with uncompiled(self.run.compile_encoder):
+                self._start_epoch(stop)
         self.sampler.set_epoch(epoch, start_batch)
         for views in self.loader:
+            # Of several processes asked before the step: the answer is there at its end, and not one more to wait for.
+            asked = self._asked(stop)
             loss, judged = self._step(views)
             self._count_time(time.perf_counter() - started)
             self._after_step(loss, judged)
-            self._stop_if_asked(stop)
+            self._stop_if_asked(asked)
             started = time.perf_counter()
 
     def _start_epoch(self, stop: StopRequests) -> None:
@@ -121,13 +125,13 @@ class Training:
         alone = self.fabric.world_size == 1
 
         def embeddings() -> Tensor:
-            return all_embeddings(self, lambda: None if alone else self._stop_if_asked(stop))
+            return all_embeddings(self, lambda: None if alone else self._stop_if_asked(self._asked(stop)))
 
         started = time.perf_counter()
         try:
             with contextlib.suppress(Stopped), stop.at_once() if alone else contextlib.nullcontext():
                 self.learner.criterion.detector.start_epoch(embeddings, self.clock)
-            self._stop_if_asked(stop)  # which all processes reach before the embeddings go
+            self._stop_if_asked(self._asked(stop))  # which all processes reach before the embeddings go
         finally:
             remove_embeddings(self)
         if (seconds := time.perf_counter() - started) >= TOLD_AFTER:
@@ -160,7 +164,8 @@ class Training:
         else:
             self.progress.advance(self.clock)
         if self.clock.step % self.clock.steps_per_epoch == 0:
-            self._end_epoch(before)
+            with uncompiled(self.run.compile_encoder):
+                self._end_epoch(before)
         keep = self._due(self.run.keep_every, self.clock.step - 1)
         if (
             keep
@@ -208,10 +213,15 @@ class Training:
         steps = max(1, Duration.parse(every).steps(self.clock.steps_per_epoch, self.clock.epochs))
         return self.clock.step // steps > since // steps
 
-    def _stop_if_asked(self, stop: StopRequests) -> None:
-        wanted = stop.wanted
-        if self.fabric.world_size > 1:  # a signal may reach the ranks at different steps
-            wanted = int(over_ranks(self.fabric, torch.tensor(wanted, device=self.fabric.device), "max"))
+    def _asked(self, stop: StopRequests) -> Callable[[], float]:
+        """The signal that has come, 0 for none: when it is looked at, or, of several processes, to any of them by now."""
+        if self.fabric.world_size == 1:
+            return lambda: stop.wanted
+        # They have to agree: a signal may reach them at different steps.
+        return on_its_way(over_ranks(self.fabric, torch.full((), stop.wanted, device=self.fabric.device), "max"))
+
+    def _stop_if_asked(self, asked: Callable[[], float]) -> None:
+        wanted = int(asked())
         if wanted and self.clock.step < self.clock.total_steps:
             self.save()
             self.progress.message(

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from falseneg.contrast import Contrast
 from falseneg.errors import UserError
 from falseneg.evaluation.false_negatives import DetectionCounts
 from falseneg.losses import Judged
-from falseneg.statistics import confusion, count_above
+from falseneg.statistics import confusion
+from falseneg.statistics.scan import same_sample
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -52,7 +54,7 @@ class Meter:
             elif contrast.denominator is None:
                 counts.add_unlabelled(stats)
             else:
-                counts.add_unlabelled(stats, count_above(contrast, contrast.positives.new_zeros(()))[1].sum())
+                counts.add_unlabelled(stats, _pairs_of_two(contrast))
         return Meter(loss, 1, counts)
 
     def __add__(self, other: Meter) -> Meter:
@@ -65,7 +67,8 @@ class Meter:
     def pooled(self, fabric: Fabric) -> Meter:
         """The same with the counts of all ranks; every rank has to ask."""
         counts = self._counts()
-        local = torch.tensor([0 if count is None else int(count) for count in counts], device=fabric.device)
+        # Together, to wait for the device once.
+        local = torch.stack([_on(fabric.device, 0 if count is None else count) for count in counts])
         total = over_ranks(fabric, local, "sum").tolist()
         kept = (None if count is None else of_all for count, of_all in zip(counts, total, strict=True))
         return Meter(self.loss, self.steps, DetectionCounts(*kept))  # type: ignore[arg-type]
@@ -89,6 +92,17 @@ class Meter:
 def _sum(mine: Tensor | int | None, theirs: Tensor | int | None) -> Tensor | int | None:
     """The sum of what is known."""
     return theirs if mine is None else mine if theirs is None else mine + theirs
+
+
+def _pairs_of_two(contrast: Contrast) -> Tensor:
+    """() int64 the negatives among all pairs, in the denominator or not: counted by who they show, without a sweep."""
+    columns, _, equals = same_sample(contrast, contrast.columns(None))
+    return (len(columns) - equals).sum()
+
+
+def _on(device: torch.device, count: Tensor | int) -> Tensor:
+    """() int64 on that device."""
+    return count if isinstance(count, Tensor) else torch.full((), count, device=device)
 
 
 def over_ranks(fabric: Fabric, value: Tensor, how: Literal["sum", "mean", "max"]) -> Tensor:

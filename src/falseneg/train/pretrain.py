@@ -21,6 +21,7 @@ from falseneg.files import write_bytes
 from falseneg.methods.base import Views
 from falseneg.models import Encoder
 from falseneg.train.checkpoint import LAST, check_settings, load_checkpoint, load_module
+from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
 from falseneg.train.estimate import estimate
 from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claim, final_figures, write_about
 from falseneg.train.guards import determinism, in_one_sentence
@@ -68,6 +69,8 @@ def fit(
     folder = Path(folder)
     run.check()
     fabric = _connect(run)
+    if run.compile_encoder:
+        check_compiler(fabric.device)
     with in_one_sentence():
         if fabric.is_global_zero:
             claim(folder, resume)
@@ -78,7 +81,8 @@ def fit(
         with determinism(run.deterministic, about(folder).get("threads") if resume else None):
             training = _start(run, folder, resume, configuration, fabric, shown)
             training.train()
-            return _finish(training)
+            with uncompiled(run.compile_encoder):
+                return _finish(training)
 
 
 def _connect(run: Run) -> Fabric:
@@ -123,6 +127,8 @@ def _start(
     rate = run.optimiser.learning_rate or run.optimiser.usual_rate(data.batch_size)
     training = Training(run, data, folder, learner, loader, sampler, metrics, progress, made, rate)
     _describe(training)
+    if run.compile_encoder:
+        compile_networks(run.method)  # not for the few images of the estimate
     if stored is not None:
         training.load_state(stored)
         progress.message(f"continuing after step {training.clock.step} of {training.clock.total_steps}")

@@ -69,6 +69,8 @@ class Run:
         log_every: optimiser steps from one logged line to the next.
         expected_classes: how many classes to expect in the data: sets what a detector leaves open, such as its share of
             flagged negatives (1 / classes).
+        compile_encoder: compile the encoder by torch.compile as each size of views first comes, which takes minutes and a C++
+            compiler: the same results, but for rounding. Measuring is not compiled. On a CPU a ResNet-18 is no faster for it.
         sync_batch_norm: BatchNorm takes its statistics over all processes (CUDA only); null does so with several of them.
         skip_unreadable: leave images out that cannot be read, and count them, in the place of stopping before training.
         check_duplicates: look for exact duplicate images before training; they are certain false negatives.
@@ -105,6 +107,7 @@ class Run:
     evaluate_linear: bool = False
     log_every: int = 10
     expected_classes: int | None = None
+    compile_encoder: bool = False
     sync_batch_norm: bool | None = None
     skip_unreadable: bool = False
     check_duplicates: bool = True

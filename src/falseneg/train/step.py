@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from falseneg.clock import Clock
@@ -75,6 +77,8 @@ def training_step(learner: Learner, views: Views, clock: Clock, pieces: int = 1)
     Returns:
         The loss over all ranks, in nats, and what was flagged on the way.
 
+    A GPU is waited for once, for the loss, and only when it has the whole way back in its queue.
+
     Raises:
         UserError: the loss is not finite. No parameter has changed then.
     """
@@ -84,21 +88,40 @@ def training_step(learner: Learner, views: Views, clock: Clock, pieces: int = 1)
     cache = GradientCache(learner, views, pieces) if pieces > 1 else None
     embeddings = learner.encode(views) if cache is None else cache.embeddings
     loss, judged = criterion(method.contrasts(embeddings), clock)
-    value = float(over_ranks(fabric, loss.detach(), "mean"))
-    if not math.isfinite(value):
-        raise UserError(
-            f"the loss became {value} at step {clock.step + 1}; lower the learning rate, lengthen the warm-up, "
-            "raise the temperature or train with precision 32-true, and resume from the last checkpoint"
-        )
+    of_all = on_its_way(over_ranks(fabric, loss.detach(), "mean"))
     fabric.backward(loss)
     if cache is not None:
         cache.replay()
     average_over_ranks(fabric, criterion)
 
+    # Waited for here and not later: no parameter may follow a loss that is not finite.
+    if not math.isfinite(value := of_all()):
+        raise UserError(
+            f"the loss became {value} at step {clock.step + 1}; lower the learning rate, lengthen the warm-up, "
+            "raise the temperature or train with precision 32-true, and resume from the last checkpoint"
+        )
     criterion.temperature.after_backward(clock, loss_scale(fabric))
     learner.optimiser.step()
     method.after_step(clock)
     return value, judged
+
+
+def on_its_way(number: Tensor) -> Callable[[], float]:
+    """Begin to fetch a () tensor from its device.
+
+    Returns:
+        Gives the number; waits for what the device had to do up to here, and for nothing that it was given since.
+    """
+    if number.device.type != "cuda":
+        return lambda: float(number)
+    here = number.to("cpu", non_blocking=True)
+    there = torch.cuda.current_stream(number.device).record_event()
+
+    def arrived() -> float:
+        there.synchronize()
+        return float(here)
+
+    return arrived
 
 
 def loss_scale(fabric: Fabric) -> float:
