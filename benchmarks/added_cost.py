@@ -164,15 +164,31 @@ def added(case: Case, images: int, device: str, repeat: int) -> tuple[Spent, Spe
     return Spent.median(flagging), Spent.median(growing)
 
 
+def crop_side(side: int) -> int:
+    """Pixels of a crop beside views of so many: 96 for 224."""
+    return round(side * CROP_SIDE / SIDE)
+
+
+def trainee(encoder: str, side: int, views: str, images: int, device: str) -> tuple[fn.SimCLR, fn.Views]:
+    """A method, and a batch of noise for it, on the device."""
+    crops, small_side = CROPS if views == MULTI_CROP else 0, crop_side(side)
+    method = fn.SimCLR(
+        fn.Encoder(encoder, side),
+        views=MAIN_VIEWS[views],
+        support_views=crops,
+        support_as_positives=bool(crops),
+        support_from_views=views == TEN,
+    )
+    main = torch.randint(0, 256, (images, MAIN_VIEWS[views], 3, side, side), dtype=torch.uint8)
+    small = torch.randint(0, 256, (images, max(crops, 1), 3, small_side, small_side), dtype=torch.uint8)
+    return method.to(device), fn.Views(main, (small,) if crops else (), torch.arange(images)).to(device)
+
+
 def step(views: str, images: int, device: str, repeat: int) -> Spent:
     """The whole step without detection."""
-    crops = CROPS if views == MULTI_CROP else 0
-    method = fn.SimCLR(fn.Encoder("resnet18", SIDE), support_views=crops, support_as_positives=bool(crops)).to(device)
+    method, batch = trainee("resnet18", SIDE, views, images, device)
     optimiser = torch.optim.SGD(method.parameters(), 0.01, momentum=0.9)
     criterion = fn.Criterion(temperature=0.1)
-    main = torch.randint(0, 256, (images, MAIN_VIEWS[views], 3, SIDE, SIDE), dtype=torch.uint8)
-    small = torch.randint(0, 256, (images, max(crops, 1), 3, CROP_SIDE, CROP_SIDE), dtype=torch.uint8)
-    batch = fn.Views(main, (small,) if crops else (), torch.arange(images)).to(device)
 
     def work() -> None:
         optimiser.zero_grad(set_to_none=True)
