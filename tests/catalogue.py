@@ -91,6 +91,8 @@ def rules(contrast):
         "above": above,
         "above-in-space": in_space,
         "groups": groups,
+        "one-grouping": fn.SameGroup(groups.anchor[:, :1], groups.candidate[:, 1:]),
+        "large-numbers": fn.SameGroup(groups.anchor[:, :1] + 2**24, groups.candidate[:, 1:] + 2**24),
         "listed": listed,
         "both": above & listed,
         "either": groups | in_space,
