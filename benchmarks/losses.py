@@ -293,8 +293,11 @@ def floor_of(name: str) -> int:
     return 5 if any(word in name for word in ("GlobalThreshold", "BatchQuantile")) else 4
 
 
+DRAWN = ("none", "GlobalThreshold", "IncrementalClusters", "SupportSet", *MOST_IMAGES, "floor, 4 half products")
+
+
 def draw(rows: list[Measured], device: str, path: Path) -> None:
-    """Time and memory by the number of images, a line for each contender."""
+    """Time and memory by the number of images: a line for each peer, for the floor and for one detector of each kind."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -304,7 +307,8 @@ def draw(rows: list[Measured], device: str, path: Path) -> None:
     dims = sorted({row.dim for row in rows})
     figure, axes = pyplot.subplots(len(dims), 2, figsize=(11, 4.2 * len(dims)), squeeze=False, layout="constrained")
     for (left, right), dim in zip(axes, dims, strict=True):
-        for number, name in enumerate(dict.fromkeys(row.name for row in rows)):
+        names = dict.fromkeys(row.name for row in rows if row.name.removeprefix("falseneg, ").startswith(DRAWN))
+        for number, name in enumerate(names):
             of_name = [row for row in rows if (row.name, row.dim) == (name, dim)]
             style = {
                 "color": f"C{number % 10}" if not name.startswith("floor") else "0.6",
@@ -313,9 +317,11 @@ def draw(rows: list[Measured], device: str, path: Path) -> None:
                 "markersize": 4,
             }
             images = [row.images for row in of_name]
-            left.plot(images, [row.cpu if device == "cpu" else row.wall for row in of_name], label=name, **style)
-            right.plot(images, [row.mebibytes for row in of_name], **style)
-        for axis, title in ((left, f"seconds, {dim} dimensions"), (right, "MiB beyond the embeddings")):
+            label = name if dim == dims[0] else None
+            left.plot(images, [row.cpu if device == "cpu" else row.wall for row in of_name], label=label, **style)
+            if not name.startswith("floor"):
+                right.plot(images, [max(1.0, row.mebibytes) for row in of_name], **style)
+        for axis, title in ((left, f"seconds, {dim} dimensions"), (right, "MiB beyond the embeddings, at least 1")):
             axis.set(xscale="log", yscale="log", xlabel="images in the batch, two views each", title=title)
             axis.set_xticks(
                 sorted({row.images for row in rows}), [f"{n:,}" for n in sorted({row.images for row in rows})]
