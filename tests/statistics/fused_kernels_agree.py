@@ -274,7 +274,7 @@ def test_what_the_kernels_do_not_know_is_left_to_the_tiled_backend():
     contrast, _ = catalogue.contrast_of("bank", dtype=torch.float32)
     double, _ = catalogue.contrast_of("bank")
     half = on_device(replace(contrast, anchors=replace(contrast.anchors, z=contrast.anchors.z.half())))
-    rules, known = catalogue.rules(contrast), {"none", "above", "groups", "everything"}
+    rules, known = catalogue.rules(contrast), {"none", "above", "groups", "one-grouping", "large-numbers", "everything"}
     tau = torch.tensor(0.2)
     for name, rule in rules.items():
         if DEVICE == "cpu":
