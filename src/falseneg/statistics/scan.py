@@ -151,8 +151,10 @@ def top_k(
     if space is not None:
         contrast, space, of_anchor = _once(contrast, space)
     cols, least = contrast.columns(part), -torch.inf if threshold is None else threshold
-    samples, image = _in_order_of_appearance(contrast.candidates.sample[cols])
-    room = int(image.bincount().topk(min(k, samples)).values.sum()) if distinct else min(k, cols.stop - cols.start)
+    room = min(k, cols.stop - cols.start)
+    if distinct:
+        samples, image = _in_order_of_appearance(contrast.candidates.sample[cols])
+        room = int(image.bincount().topk(min(k, samples)).values.sum())
     # One array for the results, filled block by block: small ones, kept between large ones that come and go, would
     # leave the heap in holes (seen: 1.3 GiB for 0.1 GiB of work).
     columns = torch.empty(len(contrast.anchors) * room, dtype=torch.int64, device=contrast.anchors.z.device)
@@ -168,7 +170,8 @@ def top_k(
             line, column = found.unbind(1)
         else:
             best = _best(scores, k, least).sort(dim=1).values
-            line, column = (best >= 0).nonzero()[:, 0], best[best >= 0]
+            found = (best >= 0).nonzero()
+            line, column = found[:, 0], best[found[:, 0], found[:, 1]]
         length[rows] = line.bincount(minlength=len(scores))
         columns[filled : filled + len(column)] = column + cols.start
         filled += len(column)
