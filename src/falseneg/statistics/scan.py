@@ -47,9 +47,10 @@ def _scored(contrast: Contrast, space: Space | None, cols: slice) -> Iterator[tu
         rows = slice(top, min(top + height, len(anchors)))
         if space is None:
             with torch.autocast(anchors.device.type, enabled=False):
-                yield rows, torch.mm(anchors[rows], candidates[cols].T, out=block[: rows.stop - top])
+                scores = torch.mm(anchors[rows], candidates[cols].T, out=block[: rows.stop - top])
         else:
-            yield rows, space_scores(space, rows, cols)
+            scores = space_scores(space, rows, cols)
+        yield rows, scores
 
 
 class _Ranking:
