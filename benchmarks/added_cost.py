@@ -29,6 +29,7 @@ from torch.nn.functional import normalize
 
 import falseneg as fn
 from falseneg.methods.simclr import contrast_views
+from falseneg.statistics import stats_of_levels
 
 SIDE, CROP_SIDE, CROPS, DIM = 224, 96, 8, 128
 ROWS, CLASSES = 126_689, 100  # ImageNet-100
@@ -143,9 +144,8 @@ def added(case: Case, images: int, device: str, repeat: int) -> tuple[Spent, Spe
 
     def loss(rules: tuple[fn.PairRule, ...], strategy: fn.Strategy) -> None:
         made = contrast()
-        losses = [
-            fn.InfoNCE()(made, fn.negative_stats(made, tau, rule, strategy), tau, strategy).mean() for rule in rules
-        ]
+        levels = stats_of_levels(made, tau, rules, strategy)
+        losses = [fn.InfoNCE()(made, stats, tau, strategy).mean() for stats in levels]
         torch.autograd.backward(torch.stack(losses).mean(), inputs=[leaf for leaf in leaves if leaf.requires_grad])
 
     detector, seen = prepared(case, images, device), contrast()

@@ -199,18 +199,16 @@ def taking_part(makers: dict[str, Callable[[Tensor], Call]], images: int, option
 
 
 def times(calls: dict[str, Call], options: argparse.Namespace) -> dict[str, Spent]:
-    """Medians of calls that alternate."""
-    spent: dict[str, list[Spent]] = {name: [] for name in calls}
+    """Medians of calls that alternate; the first calls warm up, unless they take all the time."""
     started = time.perf_counter()
-    warm = {name: spent_on(call, options.device) for name, call in calls.items()}
-    if time.perf_counter() - started > options.seconds:
-        print("the first calls took all the time; each is measured once more", flush=True)
-    while True:
+    first = {name: spent_on(call, options.device) for name, call in calls.items()}
+    spent: dict[str, list[Spent]] = {name: [] for name in calls}
+    for _ in range(options.calls):
+        if time.perf_counter() - started > options.seconds:
+            break
         for name, call in calls.items():
             spent[name].append(spent_on(call, options.device))
-        done = len(spent[next(iter(warm))])
-        if done >= options.calls or time.perf_counter() - started > options.seconds:
-            return {name: Spent.median(all_of_it) for name, all_of_it in spent.items()}
+    return {name: Spent.median(spent[name] or [first[name]]) for name in calls}
 
 
 def memory(images: int, dim: int, name: str, device: str) -> float:

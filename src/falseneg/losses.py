@@ -17,7 +17,7 @@ from falseneg.methods.base import Embeddings
 from falseneg.methods.simclr import contrast_views
 from falseneg.objectives import InfoNCE, Objective
 from falseneg.rules import NoPairs, PairRule, at_least_float32
-from falseneg.statistics import NegativeStats, global_mean, negative_stats
+from falseneg.statistics import NegativeStats, global_mean, stats_of_levels
 from falseneg.statistics.gather import world_size
 from falseneg.strategy import ELIMINATE, IGNORE, Strategy
 from falseneg.temperature import FixedTemperature, Temperature
@@ -73,7 +73,7 @@ class Criterion(nn.Module):
             rules = rules if isinstance(rules, tuple) else (rules,)
             # Without any flags all strategies are one, and this one costs nothing.
             strategy = IGNORE if all(isinstance(rule, NoPairs) for rule in rules) else self.strategy
-            levels = [negative_stats(contrast, tau, rule, strategy) for rule in rules]
+            levels = stats_of_levels(contrast, tau, rules, strategy)
             self.objective.observe(contrast, levels, tau, strategy, clock)
             for rule, stats in zip(rules, levels, strict=True):
                 losses = self.objective(contrast, stats, tau, strategy, clock)

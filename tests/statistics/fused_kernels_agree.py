@@ -79,8 +79,12 @@ def rule_of(name, n, m):
 def totals_and_gradients(form, leaves, part, rule, strategy, scale=1.0):
     """All five totals, and the gradients of a weighted sum of the first two."""
     z, bank, tau = leaves
-    totals = form(contrast_of(z, bank, part), tau, rule, strategy).totals(scale)
+    totals = totals_of(form, contrast_of(z, bank, part), tau, rule, strategy, scale)
     return [*totals, *gradients(totals[0], totals[1], leaves)]
+
+
+def totals_of(form, contrast, tau, rule, strategy, scale=1.0):
+    return [number[0] for number in form(contrast, tau, strategy).totals([rule], scale)]
 
 
 def gradients(log_sum, flagged_sim, leaves):
@@ -147,7 +151,7 @@ def test_totals_and_their_gradients_are_those_of_the_loops(kind, rule, part):
             if double:
                 totals = by_loop(seen, leaves[2], rule, strategy)
             else:
-                totals = FusedSweep(on_device(seen), leaves[2].to(DEVICE), on_device(rule), strategy).totals(1.0)
+                totals = totals_of(FusedSweep, on_device(seen), leaves[2].to(DEVICE), on_device(rule), strategy)
                 totals = [total.cpu() for total in totals]
             results.append([*totals, *gradients(totals[0], totals[1], leaves)])
         assert_same(*results)
@@ -209,7 +213,7 @@ def test_a_pair_at_the_very_threshold_is_on_one_side_forward_and_backward(m):
     flagged = (sim > threshold[:, None]) & (negative | (contrast.anchors.sample == -1)[:, None])
     assert (sim == threshold[:, None]).sum() > len(z)
     tau = torch.full((len(z),), 0.5, device=DEVICE)
-    totals = FusedSweep(contrast, tau, fn.AboveThreshold(threshold), fn.ATTRACT).totals(1.0)
+    totals = totals_of(FusedSweep, contrast, tau, fn.AboveThreshold(threshold), fn.ATTRACT)
     assert torch.equal(totals[3], flagged.sum(dim=1))
     totals[1].sum().backward()
     of_anchors, of_candidates = flagged.float() @ contrast.candidates.z, flagged.float().T @ z
@@ -230,7 +234,7 @@ def test_a_last_bit_that_decides_decides_alike_forward_and_backward(m, dtype):
     with torch.no_grad():
         sim = leaves[0].float() @ contrast.candidates.z.float().T
     rule = fn.AboveThreshold(sim[:, 90].contiguous())
-    totals = FusedSweep(contrast, torch.tensor(0.1, device=DEVICE), rule, fn.ATTRACT).totals(1.0)
+    totals = totals_of(FusedSweep, contrast, torch.tensor(0.1, device=DEVICE), rule, fn.ATTRACT)
     totals[1].sum().backward()
     counted = [2 * leaf.grad[:, 0].double() for leaf in leaves if leaf is not None]
     if m is None:
@@ -288,6 +292,15 @@ def test_what_the_kernels_do_not_know_is_left_to_the_tiled_backend():
     assert not fused.knows(double, fn.NoPairs())
     stats = fn.negative_stats(half, tau.to(DEVICE), fn.NoPairs(), fn.IGNORE, backend="fused")
     assert type(stats.sweep) is FusedSweep and stats.log_sum.dtype == torch.float32
+
+
+def test_several_rules_are_each_as_if_alone():
+    z, bank, tau = case(40, 50, 20)
+    contrast, rules = contrast_of(z, bank), [rule_of(name, 40, 50) for name in ("none", "groups", "above")]
+    together = FusedSweep(contrast, tau, fn.ATTRACT).totals(rules, 1.0)
+    for number, rule in enumerate(rules):
+        alone = totals_of(FusedSweep, contrast, tau, rule, fn.ATTRACT)
+        assert all(torch.equal(all_of_it[number], its) for all_of_it, its in zip(together, alone, strict=True))
 
 
 def test_auto_takes_the_kernels_only_where_it_may(monkeypatch):

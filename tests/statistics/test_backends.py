@@ -9,7 +9,7 @@ import torch
 from reference import loops, moco_loops
 
 import falseneg as fn
-from falseneg.statistics import tiles
+from falseneg.statistics import stats_of_levels, tiles
 
 KINDS = ("batch", "bank", "alone")
 RULES = list(catalogue.rules(catalogue.contrast_of("batch")[0]))
@@ -78,6 +78,29 @@ def test_product_of_rules_strategies_and_objectives(kind, rule_name, backend):
                 got = torch.zeros_like(expected) if got is None else got
                 assert torch.isfinite(got).all()
                 torch.testing.assert_close(got, expected.to(got.dtype).expand_as(got), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("objective", ["InfoNCE", "OwnDenominators"])
+@pytest.mark.parametrize("strategy", ["ignore", "eliminate", "attract-outside", "half"])
+def test_several_rules_at_once_are_each_as_if_alone(strategy, objective, kind, backend):
+    results, strategy = [], catalogue.STRATEGIES[strategy]
+    for by in ("loop", "library"):
+        contrast, leaves = catalogue.contrast_of(kind)
+        rules, tau = [catalogue.rules(contrast)[name] for name in RULES], temperature(kind)
+        every = slice(0, len(contrast.anchors)), slice(0, len(contrast.candidates))
+        sim = (contrast.anchors.z @ contrast.candidates.z.T).detach()
+        if by == "loop":
+            levels = [by_loop(contrast, rule.tile(*every, sim), tau, objective, strategy) for rule in rules]
+        else:
+            stats = stats_of_levels(contrast, tau, rules, strategy, backend)
+            levels = [catalogue.OBJECTIVES[objective](contrast, of_rule, tau, strategy) for of_rule in stats]
+        weighed = torch.cat([(1 + number) * losses for number, losses in enumerate(levels)])
+        results.append(values_and_gradients(weighed, [leaf for leaf in (*leaves, tau) if leaf is not None]))
+    for expected, got in zip(*results, strict=True):
+        expected = torch.zeros(()) if expected is None else expected
+        got = torch.zeros_like(expected) if got is None else got
+        torch.testing.assert_close(got, expected.to(got.dtype).expand_as(got), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,7 +175,7 @@ def test_gradcheck(backend_name, kind, monkeypatch):
         candidates = anchors if bank is None else fn.Embedded(keys, of_candidate)
         contrast = fn.Contrast("views", anchors, candidates, z[:, :1])
         stats = fn.negative_stats(contrast, tau, listed, fn.Strategy(1, 0.5), backend=backend_name)
-        return stats.log_sum, stats.flagged_sim, stats.log_sum_at(1.5), stats.over_flagged(stats.log_sum)
+        return stats.log_sum, stats.attracted_sim, stats.log_sum_at(1.5), stats.over_flagged(stats.log_sum)
 
     z = torch.randn(len(of_anchor), 3, dtype=torch.float64, requires_grad=True)
     keys = torch.randn(len(of_candidate), 3, dtype=torch.float64, requires_grad=True)
@@ -169,7 +192,7 @@ def test_tiles_of_every_size_agree(seed, monkeypatch):
         stats = fn.negative_stats(
             contrast, torch.tensor(0.1), catalogue.rules(contrast)["either"], fn.ATTRACT, backend="tiled"
         )
-        results.append(values_and_gradients(stats.log_sum + stats.flagged_sim, leaves[:2]))
+        results.append(values_and_gradients(stats.log_sum + stats.attracted_sim, leaves[:2]))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-12, atol=1e-12)
 
@@ -186,6 +209,19 @@ def test_bfloat16_is_multiplied_as_given_and_accumulated_in_float32(backend):
     expected = fn.negative_stats(exact, tau, fn.NoPairs(), fn.IGNORE, backend="dense")
     assert got.log_sum.dtype == torch.float32
     torch.testing.assert_close(got.log_sum.double(), expected.log_sum, rtol=2e-6, atol=2e-6)
+
+
+def test_under_autocast_a_loss_and_its_gradient_stay_in_float32(backend):
+    contrast, (z, _, _) = catalogue.contrast_of("batch", dtype=torch.float32)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            stats = fn.negative_stats(
+                contrast, torch.tensor(0.1), catalogue.rules(contrast)["groups"], fn.ATTRACT, backend=backend
+            )
+            total = (stats.log_sum + stats.attracted_sim + stats.over_flagged(stats.log_sum)).sum()
+        results.append([total, *torch.autograd.grad(total, z, retain_graph=True)])
+    assert all(map(torch.equal, *results))
 
 
 def test_bfloat16_gradients_come_back_in_bfloat16(backend):
@@ -229,8 +265,29 @@ def test_very_low_temperature_in_float32(backend):
     assert float(stats.log_sum) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_pair_that_outweighs_its_row_leaves_nothing_where_several_rules_drop_it():
+    """In float32, at tau .02: what one rule keeps and another drops is e^100 times the rest of its row."""
+    z = catalogue.unit(3, 8, seed=3)
+    near = torch.nn.functional.normalize(z[:1] + 0.01 * z[1:2], dim=-1)
+    rows = torch.cat([z[:1], near, -z[:1] + 0.3 * z[1:2], -z[:1] + 0.3 * z[2:3]])
+    rules = [fn.AboveThreshold(torch.tensor(threshold)) for threshold in (0.9, 0.8, 2.0)]
+    results = []
+    for dtype, backend in ((torch.float32, "tiled"), (torch.float64, "dense")):
+        leaf = torch.nn.functional.normalize(rows, dim=-1).to(dtype).requires_grad_()
+        anchors = fn.Embedded(leaf, torch.arange(4))
+        contrast = fn.Contrast("views", anchors, anchors, leaf[:, :1])
+        for drops in (rules[:2], rules):
+            levels = stats_of_levels(contrast, torch.tensor(0.02), drops, fn.ELIMINATE, backend)
+            logs = torch.stack([stats.log_sum for stats in levels])
+            results.append([logs, *torch.autograd.grad(logs[:2].sum(), leaf)])
+    for got, expected in zip(results[:2], results[2:], strict=True):
+        for ours, exact in zip(got, expected, strict=True):
+            torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rules", [1, 2])
 @pytest.mark.parametrize("tau", [0.002, 0.01, 0.05])
-def test_rows_far_below_the_others_at_cold_temperatures(tau):
+def test_rows_far_below_the_others_at_cold_temperatures(tau, rules):
     """Sums that would be 0 or infinite in float32 are right: some rows' best cosine is -0.6, others' is 1."""
     far = torch.nn.functional.normalize(torch.tensor([[-1.0, 0.75], [-1.0, 0.76]]), dim=1)
     near = torch.tensor([[1.0, 0.0]]).repeat(300, 1)
@@ -245,7 +302,8 @@ def test_rows_far_below_the_others_at_cold_temperatures(tau):
             fn.Embedded(candidates.z.to(dtype), candidates.sample),
             z[:, :1],
         )
-        stats = fn.negative_stats(contrast, torch.tensor(tau), fn.NoPairs(), fn.IGNORE, backend=backend)
-        results.append(values_and_gradients(stats.log_sum, [z]))
+        flagged = [fn.NoPairs(), fn.AboveThreshold(torch.tensor(0.9))][:rules]
+        levels = stats_of_levels(contrast, torch.tensor(tau), flagged, fn.Strategy(0, 0.5), backend)
+        results.append(values_and_gradients(torch.cat([stats.log_sum for stats in levels]), [z]))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)

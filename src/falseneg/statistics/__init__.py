@@ -1,7 +1,7 @@
 """The only code that sees anchors × candidates: what an objective needs of each row, without storing the matrix."""
 
 from falseneg.statistics.gather import gather, global_mean
-from falseneg.statistics.negatives import NegativeStats, negative_stats
+from falseneg.statistics.negatives import NegativeStats, negative_stats, stats_of_levels
 from falseneg.statistics.scan import (
     Confusion,
     confusion,
@@ -23,5 +23,6 @@ __all__ = [
     "negative_stats",
     "row_quantile",
     "similarity_histogram",
+    "stats_of_levels",
     "top_k",
 ]

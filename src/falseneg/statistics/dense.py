@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from falseneg.contrast import Contrast
 from falseneg.rules import PairRule, at_least_float32
-from falseneg.statistics.pairs import Totals, masks, pushed_away, weighted_logits
+from falseneg.statistics.pairs import Totals, masks, pushed_away, stacked, weighted_logits
 from falseneg.strategy import Strategy
 
 SOFTPLUS_IS_LINEAR = 50.0
@@ -18,24 +20,27 @@ SOFTPLUS_IS_LINEAR = 50.0
 class DenseSweep:
     """All pairs at once: O(N · M) memory."""
 
-    def __init__(self, contrast: Contrast, tau: Tensor, rule: PairRule, strategy: Strategy) -> None:
+    def __init__(self, contrast: Contrast, tau: Tensor, strategy: Strategy) -> None:
+        self.contrast, self.strategy = contrast, strategy
         anchors, candidates = at_least_float32(contrast.anchors.z), at_least_float32(contrast.candidates.z)
         with torch.autocast(anchors.device.type, enabled=False):
             self.sim = anchors @ candidates.T
         self.tau = tau.to(self.sim.dtype).expand(len(anchors))[:, None]
-        rows, cols = slice(0, len(anchors)), slice(0, len(candidates))
-        negative, self.flagged = masks(contrast, rule, rows, cols, self.sim)
-        self.pushed = pushed_away(contrast, cols, negative)
-        self.strategy = strategy
+        self.rows, self.cols = slice(0, len(anchors)), slice(0, len(candidates))
 
-    def totals(self, scale: float) -> Totals:
-        logits = weighted_logits(scale * self.sim / self.tau, self.pushed, self.flagged, self.strategy)
+    def totals(self, rules: Sequence[PairRule], scale: float) -> Totals:
+        return stacked([self._totals(rule, scale) for rule in rules])
+
+    def _totals(self, rule: PairRule, scale: float) -> Totals:
+        negative, flagged = masks(self.contrast, rule, self.rows, self.cols, self.sim)
+        pushed = pushed_away(self.contrast, self.cols, negative)
+        logits = weighted_logits(scale * self.sim / self.tau, pushed, flagged, self.strategy)
         empty = (logits == -torch.inf).all(dim=1)
         log_sum = logits.masked_fill(empty[:, None], 0).logsumexp(dim=1).masked_fill(empty, -torch.inf)
-        flagged_sim = (self.sim * self.flagged).sum(dim=1)
-        flagged_of_count = (self.pushed & self.flagged).sum(dim=1)
-        return log_sum, flagged_sim, self.pushed.sum(dim=1), self.flagged.sum(dim=1), flagged_of_count
+        flagged_sim = (self.sim * flagged).sum(dim=1)
+        return log_sum, flagged_sim, pushed.sum(dim=1), flagged.sum(dim=1), (pushed & flagged).sum(dim=1)
 
-    def over_flagged(self, log_rest: Tensor) -> Tensor:
+    def over_flagged(self, rule: PairRule, log_rest: Tensor) -> Tensor:
+        _, flagged = masks(self.contrast, rule, self.rows, self.cols, self.sim)
         terms = softplus(log_rest[:, None] - self.sim / self.tau, threshold=SOFTPLUS_IS_LINEAR)
-        return torch.where(self.flagged, terms, 0).sum(dim=1)
+        return torch.where(flagged, terms, 0).sum(dim=1)

@@ -7,6 +7,7 @@ and compiled ahead of time; not yet run on a GPU.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from falseneg.contrast import Contrast
 from falseneg.rules import AboveThreshold, NoPairs, PairRule, SameGroup, at_least_float32
-from falseneg.statistics.pairs import Totals
+from falseneg.statistics.pairs import Totals, stacked
 from falseneg.statistics.tiled import TiledSweep
 from falseneg.strategy import Strategy
 
@@ -51,8 +52,8 @@ class FusedSweep:
     the embeddings. Forward and backward compute a cosine alike, and a pair at the very threshold stays on its side.
     """
 
-    def __init__(self, contrast: Contrast, tau: Tensor, rule: PairRule, strategy: Strategy) -> None:
-        self.contrast, self.rule, self.strategy = contrast, rule, strategy
+    def __init__(self, contrast: Contrast, tau: Tensor, strategy: Strategy) -> None:
+        self.contrast, self.strategy = contrast, strategy
         anchors, candidates = contrast.anchors.z, contrast.candidates.z
         if not anchors.dtype == candidates.dtype == torch.bfloat16:
             anchors, candidates = at_least_float32(anchors), at_least_float32(candidates)
@@ -60,19 +61,29 @@ class FusedSweep:
         self.anchors = anchors.contiguous()
         self.candidates = self.anchors if self.symmetric else candidates.contiguous()
         self.tau = tau.float().expand(len(anchors))
-        samples = contrast.anchors.sample.contiguous(), contrast.candidates.sample.contiguous()
-        part = contrast.columns(contrast.denominator)
-        size = len(anchors), len(candidates)
-        self.pairs = *samples, *_data_of(rule, self.anchors), *size, part.start, part.stop
-        self.groupings = rule.anchor.shape[1] if isinstance(rule, SameGroup) else 0
 
-    def totals(self, scale: float) -> Totals:
-        totals: Totals = _Totals.apply(self.anchors, self.candidates, self.tau, self, scale)
-        return totals
+    def totals(self, rules: Sequence[PairRule], scale: float) -> Totals:
+        own = self.anchors, self.candidates, self.tau, self
+        return stacked([_Totals.apply(*own, *self._pairs(rule), scale) for rule in rules])
 
-    def over_flagged(self, log_rest: Tensor) -> Tensor:
+    def _pairs(self, rule: PairRule) -> tuple[tuple[Any, ...], int]:
+        """What the kernels need to know of the pairs, and the number of groupings."""
+        anchors, candidates = self.contrast.anchors, self.contrast.candidates
+        samples = anchors.sample.contiguous(), candidates.sample.contiguous()
+        part = self.contrast.columns(self.contrast.denominator)
+        groupings = rule.anchor.shape[1] if isinstance(rule, SameGroup) else 0
+        return (
+            *samples,
+            *_data_of(rule, self.anchors),
+            len(anchors),
+            len(candidates),
+            part.start,
+            part.stop,
+        ), groupings
+
+    def over_flagged(self, rule: PairRule, log_rest: Tensor) -> Tensor:
         """Left to the tiled backend, whose cosines may differ in the last bit: a pair at the very threshold, too."""
-        return TiledSweep(self.contrast, self.tau, self.rule, self.strategy).over_flagged(log_rest)
+        return TiledSweep(self.contrast, self.tau, self.strategy).over_flagged(rule, log_rest)
 
 
 def _data_of(rule: PairRule, anchors: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -115,18 +126,19 @@ def _parts(rows: int, columns: int, division: dict[str, Any]) -> tuple[int, int,
 
 class _Totals(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, tau: Tensor, sweep: FusedSweep, scale: float) -> Totals:
+    def forward(ctx: Any, *arguments: Any) -> Totals:
         from falseneg.statistics import fused_kernels
 
+        anchors, candidates, tau, ctx.sweep, ctx.pairs, ctx.groupings, ctx.scale = arguments
         divided = division(anchors.shape[1], anchors.dtype)
         blocks, parts, width = _parts(len(anchors), len(candidates), divided)
         sums = tau.new_empty((3, parts, len(anchors)))
         counts = tau.new_empty((3, parts, len(anchors)), dtype=torch.int32)
         with torch.cuda.device_of(anchors):
             fused_kernels.totals[blocks, parts](
-                *(anchors, candidates, scale / tau / math.log(2), sweep.pairs, sums, counts),
-                *(len(anchors), len(candidates), width, float(sweep.strategy.negative)),
-                GROUPS=sweep.groupings,
+                *(anchors, candidates, ctx.scale / tau / math.log(2), ctx.pairs, sums, counts),
+                *(len(anchors), len(candidates), width, float(ctx.sweep.strategy.negative)),
+                GROUPS=ctx.groupings,
                 **divided,
             )
         log_sums, means, flagged_sim = sums
@@ -134,7 +146,6 @@ class _Totals(torch.autograd.Function):
         shares = (log_sums - log_sum.masked_fill(log_sum == -torch.inf, 0)).exp()
         mean = (shares * means).sum(dim=0)
         ctx.save_for_backward(anchors, candidates, tau, log_sum, mean)
-        ctx.sweep, ctx.scale = sweep, scale
         count, flagged, flagged_of_count = counts.sum(dim=1)
         ctx.mark_non_differentiable(count, flagged, flagged_of_count)
         return log_sum, flagged_sim.sum(dim=0), count, flagged, flagged_of_count
@@ -149,20 +160,18 @@ class _Totals(torch.autograd.Function):
         # d log_sum / d s_ij = scale / tau_i · w_ij · e^(scale · s_ij / tau_i − log_sum_i), here as powers of 2
         steep, lift = scale / tau / math.log(2), log_sum / math.log(2)
         of_rows = steep, lift, of_log_sum * scale / tau, of_flagged_sim.contiguous()
-        of_anchors = _gradient(sweep, anchors, candidates, of_rows, True, sweep.symmetric)
+        of_anchors = _gradient(ctx, anchors, candidates, of_rows, True, sweep.symmetric)
         of_candidates = None
         if ctx.needs_input_grad[1] and not sweep.symmetric:
-            of_candidates = _gradient(sweep, candidates, anchors, of_rows, False, True)
-        return of_anchors, of_candidates, of_tau, None, None
+            of_candidates = _gradient(ctx, candidates, anchors, of_rows, False, True)
+        return of_anchors, of_candidates, of_tau, None, None, None, None
 
 
-def _gradient(
-    sweep: FusedSweep, x: Tensor, y: Tensor, of_rows: tuple[Tensor, ...], x_anchors: bool, y_anchors: bool
-) -> Tensor:
+def _gradient(ctx: Any, x: Tensor, y: Tensor, of_rows: tuple[Tensor, ...], x_anchors: bool, y_anchors: bool) -> Tensor:
     """(P, D) gradient of x: the anchors, the candidates, or both in one; y are those that they are compared with.
 
     Args:
-        sweep: whose rows they are.
+        ctx: what the forward pass has kept.
         x: (P, D).
         y: (Q, D).
         of_rows: of each anchor, the steepness and lift of its powers of 2, and the gradients of its mass and of the
@@ -177,11 +186,11 @@ def _gradient(
     out = of_rows[0].new_empty((parts, *x.shape))
     with torch.cuda.device_of(x):
         fused_kernels.gradients[blocks, parts, -(-x.shape[1] // out_dims)](
-            *(x, y, of_rows, sweep.pairs, out),
-            *(len(x), len(y), len(sweep.anchors), width, float(sweep.strategy.negative)),
+            *(x, y, of_rows, ctx.pairs, out),
+            *(len(x), len(y), len(ctx.sweep.anchors), width, float(ctx.sweep.strategy.negative)),
             X_ANCHORS=x_anchors,
             Y_ANCHORS=y_anchors,
-            GROUPS=sweep.groupings,
+            GROUPS=ctx.groupings,
             OUT=out_dims,
             **divided,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,6 +17,7 @@ from falseneg.statistics.pairs import Totals
 from falseneg.statistics.tiled import TiledSweep
 from falseneg.strategy import Strategy
 
+Backend = Literal["auto", "dense", "tiled", "fused"]
 DENSE_PAIRS = 2**16
 """Up to this many pairs the dense backend is the faster one."""
 AUTO_MAY_FUSE = False
@@ -25,11 +27,11 @@ AUTO_MAY_FUSE = False
 class Sweep(Protocol):
     """One way of visiting all pairs (anchor, candidate); a backend."""
 
-    def totals(self, scale: float) -> Totals:
-        """The totals with log_sum at scale · s/tau; it and flagged_sim with gradient."""
+    def totals(self, rules: Sequence[PairRule], scale: float) -> Totals:
+        """(L, N) totals of L rules, with log_sum at scale · s/tau; it and the sum of cosines with gradient."""
         ...
 
-    def over_flagged(self, log_rest: Tensor) -> Tensor:
+    def over_flagged(self, rule: PairRule, log_rest: Tensor) -> Tensor:
         """(N,) sum of softplus(log_rest − s/tau) over the flagged negatives, with gradient."""
         ...
 
@@ -42,7 +44,7 @@ class NegativeStats:
         log_sum: log of the sum over the negatives of w · exp(s/tau), where w is ``strategy.negative`` on flagged pairs
             and 1 elsewhere; with gradient; −inf where nothing has weight. *Not* renormalised, so that parts of a row
             merge by logaddexp.
-        flagged_sim: the sum of the cosines of the flagged negatives; with gradient.
+        attracted_sim: the sum of a · s over the flagged negatives, where a is ``strategy.positive``; with gradient.
         count: int64, negatives of the denominator, before flagging.
         flagged: int64, flagged negatives.
         weight: the sum of w over the denominator: count − (1 − strategy.negative) · flagged, unless pairs outside the
@@ -50,22 +52,23 @@ class NegativeStats:
     """
 
     log_sum: Tensor
-    flagged_sim: Tensor
+    attracted_sim: Tensor
     count: Tensor
     flagged: Tensor
     weight: Tensor
     sweep: Sweep
+    rule: PairRule
 
     def log_sum_at(self, scale: float) -> Tensor:
         """(N,) `log_sum` with scale · s/tau in the place of s/tau; one more sweep. For reweighting of hard negatives."""
-        return self.sweep.totals(scale)[0]
+        return self.sweep.totals([self.rule], scale)[0][0]
 
     def over_flagged(self, log_rest: Tensor) -> Tensor:
         """(N,) sum over the flagged negatives of softplus(log_rest − s/tau); one more sweep. With gradient.
 
         For attraction in which every positive has a denominator of its own.
         """
-        return self.sweep.over_flagged(log_rest)
+        return self.sweep.over_flagged(self.rule, log_rest)
 
 
 def negative_stats(
@@ -73,7 +76,7 @@ def negative_stats(
     tau: Tensor,
     rule: PairRule,
     strategy: Strategy,
-    backend: Literal["auto", "dense", "tiled", "fused"] = "auto",
+    backend: Backend = "auto",
 ) -> NegativeStats:
     """Visit all pairs of a contrast once and keep what the objectives need.
 
@@ -93,16 +96,26 @@ def negative_stats(
     Raises:
         UserError: the backend is unknown, or the fused one does not run on the device of the embeddings.
     """
-    sweep = _form(contrast, rule, backend)(contrast, tau, rule, strategy)
-    log_sum, flagged_sim, count, flagged, flagged_of_count = sweep.totals(1.0)
-    weight = count - (1 - strategy.negative) * flagged_of_count.to(log_sum.dtype)
-    return NegativeStats(log_sum, flagged_sim, count, flagged, weight, sweep)
+    return stats_of_levels(contrast, tau, [rule], strategy, backend)[0]
+
+
+def stats_of_levels(
+    contrast: Contrast, tau: Tensor, rules: Sequence[PairRule], strategy: Strategy, backend: Backend = "auto"
+) -> list[NegativeStats]:
+    """`negative_stats` of several rules, which share the visit of each pair: far cheaper than one after another."""
+    sweep = _form(contrast, rules, backend)(contrast, tau, strategy)
+    found = []
+    for rule, totals in zip(rules, zip(*sweep.totals(rules, 1.0), strict=True), strict=True):
+        log_sum, flagged_sim, count, flagged, flagged_of_count = totals
+        weight = count - (1 - strategy.negative) * flagged_of_count.to(log_sum.dtype)
+        found.append(NegativeStats(log_sum, strategy.positive * flagged_sim, count, flagged, weight, sweep, rule))
+    return found
 
 
 def _form(
-    contrast: Contrast, rule: PairRule, backend: str
+    contrast: Contrast, rules: Sequence[PairRule], backend: str
 ) -> type[DenseSweep] | type[TiledSweep] | type[fused.FusedSweep]:
-    """The backend of that name; "auto" and "fused" look at the contrast, and "fused" at the rule."""
+    """The backend of that name; "auto" and "fused" look at the contrast, and "fused" at the rules."""
     if backend not in ("auto", "dense", "tiled", "fused"):
         raise UserError(f"backend is {backend!r}; choose 'auto', 'dense' or 'tiled', or 'fused' on a GPU")
     small = len(contrast.anchors) * len(contrast.candidates) <= DENSE_PAIRS
@@ -115,4 +128,4 @@ def _form(
             "8.0 or more, elsewhere choose 'auto'"
         )
     wanted = backend == "fused" or (backend == "auto" and AUTO_MAY_FUSE and fused.runs_on(device))
-    return fused.FusedSweep if wanted and fused.knows(contrast, rule) else TiledSweep
+    return fused.FusedSweep if wanted and all(fused.knows(contrast, rule) for rule in rules) else TiledSweep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +13,18 @@ from falseneg.rules import PairRule
 from falseneg.strategy import Strategy
 
 Totals = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""log_sum, flagged_sim, count and flagged of `NegativeStats`, and how many of the count are flagged; each (N,)."""
+"""Of each anchor, (N,), or of each of L rules and each anchor, (L, N).
+
+log_sum of `NegativeStats`; the sum of the cosines of the flagged negatives, or 0 if none are attracted; how many negatives
+belong to the denominator, how many are flagged, and how many do both.
+"""
+
+
+def stacked(alone: Sequence[Totals]) -> Totals:
+    """(L, N) totals from those of each of L rules alone, (N,) or (1, N)."""
+    of_all = (torch.cat([torch.atleast_2d(number) for number in numbers]) for numbers in zip(*alone, strict=True))
+    log_sum, flagged_sim, count, flagged, flagged_of_count = of_all
+    return log_sum, flagged_sim, count, flagged, flagged_of_count
 
 
 def negatives_of(contrast: Contrast, rows: slice, cols: slice) -> Tensor:

@@ -45,9 +45,8 @@ def _scored(contrast: Contrast, space: Space | None, cols: slice) -> Iterator[tu
     block = anchors.new_empty((min(height, len(anchors)), cols.stop - cols.start))
     for top in range(0, len(anchors), height):
         rows = slice(top, min(top + height, len(anchors)))
-        if space is None:
-            with torch.autocast(anchors.device.type, enabled=False):
-                scores = torch.mm(anchors[rows], candidates[cols].T, out=block[: rows.stop - top])
+        if space is None:  # autocast leaves products alone that are written into a buffer
+            scores = torch.mm(anchors[rows], candidates[cols].T, out=block[: rows.stop - top])
         else:
             scores = space_scores(space, rows, cols)
         yield rows, scores
@@ -219,13 +218,13 @@ def count_above(
     matrix = Tiles(contrast, contrast.columns(part))
     rule = AboveThreshold(threshold, space)
     above, counts = torch.zeros(2, len(contrast.anchors), dtype=torch.float64, device=matrix.anchors.device)
-    with torch.autocast(matrix.anchors.device.type, enabled=False):
-        for tile in matrix:
-            for rows, cols, sim in matrix.directions(*tile):
-                negative = matrix.negatives(rows, cols, sim)
-                flagged = matrix.flagged(rule, rows, cols, sim, negative)
-                above[rows] += 0 if flagged is None else flagged.sum(dim=1)
-                counts[rows] += sim.shape[1] if negative is None else negative.sum(dim=1)
+    for tile in matrix:
+        for rows, cols, sim in matrix.directions(*tile):
+            negative = matrix.negatives(rows, cols, sim)
+            flagged = matrix.flagged(rule, rows, cols, sim, negative)
+            if flagged is not None:
+                above[rows].add_(flagged.sum(dim=1))
+            counts[rows].add_(sim.shape[1] if negative is None else negative.sum(dim=1))
     return above.long(), counts.long()
 
 

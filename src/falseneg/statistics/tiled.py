@@ -6,7 +6,7 @@ Forward and backward visit the same tiles, so that a pair at the very threshold 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 from falseneg.contrast import Contrast
 from falseneg.rules import PairRule
 from falseneg.statistics.dense import SOFTPLUS_IS_LINEAR
-from falseneg.statistics.pairs import Totals
+from falseneg.statistics.pairs import Totals, stacked
 from falseneg.statistics.tiles import Tile, Tiles
 from falseneg.strategy import Strategy
 
@@ -28,42 +28,56 @@ UNDERFLOWN = 1e-26
 
 
 class TiledSweep:
-    """Tile after tile: O(N + M) memory. Of an in-batch matrix each tile is computed once for its rows and its columns."""
+    """Tile after tile: O(N + M) memory. Of an in-batch matrix each tile is computed once for its rows and its columns.
 
-    def __init__(self, contrast: Contrast, tau: Tensor, rule: PairRule, strategy: Strategy) -> None:
-        self.rule, self.strategy = rule, strategy
+    Several rules share the products of a tile and the powers of its pairs.
+    """
+
+    def __init__(self, contrast: Contrast, tau: Tensor, strategy: Strategy) -> None:
+        self.strategy = strategy
         self.matrix = Tiles(contrast)
         self.denominator = None if contrast.denominator is None else contrast.columns(contrast.denominator)
         self.one_temperature = tau.ndim == 0
         self.tau = tau.to(self.matrix.anchors.dtype).expand(len(contrast.anchors))
 
-    def totals(self, scale: float) -> Totals:
-        totals: Totals = _Totals.apply(self.matrix.anchors, self.matrix.candidates, self.tau, self, scale)
-        return totals
+    def totals(self, rules: Sequence[PairRule], scale: float) -> Totals:
+        powers = _Powers(self, scale)
+        sums = _sums(self, rules, powers)
+        if not _unsafe(sums, self.strategy):
+            return self._totals(rules, powers, sums)
+        alone = []
+        for rule in rules:  # each relative to the largest terms of its own
+            powers = _Powers(self, scale, scale * _largest(self, rule) / self.tau.detach())
+            alone.append(self._totals([rule], powers, _sums(self, [rule], powers)))
+        return stacked(alone)
 
-    def over_flagged(self, log_rest: Tensor) -> Tensor:
-        terms: Tensor = _OverFlagged.apply(self.matrix.anchors, self.matrix.candidates, self.tau, log_rest, self)
+    def _totals(self, rules: Sequence[PairRule], powers: _Powers, sums: Tensor) -> Totals:
+        total, cosines, *counts = sums
+        arguments = self.matrix.anchors, self.matrix.candidates, self.tau, total, cosines, self, rules, powers
+        log_sum, flagged_sim = _Totals.apply(*arguments)
+        count, flagged, flagged_of_count = (number.long() for number in counts)
+        return log_sum, flagged_sim, count, flagged, flagged_of_count
+
+    def over_flagged(self, rule: PairRule, log_rest: Tensor) -> Tensor:
+        terms: Tensor = _OverFlagged.apply(self.matrix.anchors, self.matrix.candidates, self.tau, log_rest, self, rule)
         return terms
 
-    def masks(self, rows: slice, cols: slice, sim: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """(r, c) the pairs that are pushed away, None for all, and the flagged negatives, None for none."""
-        negative = self.matrix.negatives(rows, cols, sim)
-        flagged = self.matrix.flagged(self.rule, rows, cols, sim, negative)
-        if self.denominator is not None:
-            negative = self.matrix.negatives(rows, cols, sim, self.denominator)
-        return negative, flagged
+    def pushed(self, rows: slice, cols: slice, sim: Tensor, negative: Tensor | None) -> Tensor | None:
+        """(r, c) 1 for the negatives of a tile that belong to the denominator, 0 elsewhere; None where all are 1."""
+        return negative if self.denominator is None else self.matrix.negatives(rows, cols, sim, self.denominator)
 
-    def weigh_(self, terms: Tensor, pushed: Tensor | None, flagged: Tensor | None) -> Tensor:
-        """(r, c) terms times the weights of their pairs, in their place.
+    def weighed(self, terms: Tensor, flagged: Tensor | None, out: Tensor) -> Tensor:
+        """Terms, (r, c) or (r, 1), times the strategy's weights of their pairs: written into ``out``, or themselves if all weigh 1.
 
         Weighed here, before anything is summed: a flagged term is often the largest of its row, and taking it from a
         finished sum would leave nothing but rounding. A weight of 0 leaves exactly 0.
         """
-        if pushed is not None:
-            terms.mul_(pushed)
-        if flagged is not None and self.strategy.negative < 1:
-            terms.addcmul_(terms, flagged, value=self.strategy.negative - 1)
-        return terms
+        if flagged is None or self.strategy.negative == 1:
+            return terms
+        less = self.strategy.negative - 1
+        if terms.shape == flagged.shape:
+            return torch.addcmul(terms, terms, flagged, value=less, out=out)
+        return torch.mul(flagged, less * terms, out=out).add_(terms)
 
 
 class _Powers:
@@ -71,7 +85,6 @@ class _Powers:
 
     Args:
         sweep: whose temperatures they are.
-        tau: (N,) temperatures.
         scale: of the logits.
         shift: (N,) what no logit of weight exceeds; None for a bound that suits all cosines.
 
@@ -80,11 +93,12 @@ class _Powers:
         shared: a pair has the same mass in its row as in its column.
     """
 
-    def __init__(self, sweep: TiledSweep, tau: Tensor, scale: float, shift: Tensor | None = None) -> None:
-        self.bounded = shift is not None
+    def __init__(self, sweep: TiledSweep, scale: float, shift: Tensor | None = None) -> None:
+        tau = sweep.tau.detach()
+        self.scale, self.bounded = scale, shift is not None
         self.shared = sweep.one_temperature and not self.bounded
         self.shift = (scale / tau - HIGHEST).clamp(min=0) if shift is None else shift
-        self.steep, self.lift = scale / tau / math.log(2), self.shift / math.log(2)
+        self.steep, self.lift = (scale / tau / math.log(2))[:, None], (self.shift / math.log(2))[:, None]
         self.matrix = sweep.matrix
 
     def directions(self, tile: Tile) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
@@ -95,155 +109,171 @@ class _Powers:
             yield rows, cols, sim, mass
 
     def _mass(self, rows: slice, sim: Tensor) -> Tensor:
-        exponents = torch.mul(sim, self.steep[rows, None], out=self.matrix.like("mass", sim))
-        exponents.sub_(self.lift[rows, None])
+        # (addcmul with two columns that are spread over a tile is three times as slow as these two)
+        exponents = torch.mul(sim, self.steep[rows], out=self.matrix.like("mass", sim))
+        exponents.sub_(self.lift[rows])
         # Pairs without weight may exceed the bound; what is finite is dropped by a factor of 0.
         return (exponents.clamp_(max=1) if self.bounded else exponents).exp2_()
 
 
 class _Totals(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, tau: Tensor, sweep: TiledSweep, scale: float) -> Totals:
-        with torch.autocast(anchors.device.type, enabled=False):
-            powers = _Powers(sweep, tau, scale)
-            total, *numbers = _sums(sweep, powers)
-            if _unsafe(total, numbers, sweep.strategy):
-                powers = _Powers(sweep, tau, scale, scale * _largest(sweep) / tau)
-                total, *numbers = _sums(sweep, powers)
-        log_sum = (total.log() + powers.shift).to(anchors.dtype)
-        flagged_sim, *counts = numbers[0].to(anchors.dtype), *(number.long() for number in numbers[1:])
-        ctx.save_for_backward(anchors, candidates, tau, log_sum)
-        ctx.sweep, ctx.scale, ctx.bounded = sweep, scale, powers.bounded
-        ctx.mark_non_differentiable(*counts)
-        return log_sum, flagged_sim, counts[0], counts[1], counts[2]
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        anchors, candidates, tau, total, flagged_sim, ctx.sweep, ctx.rules, ctx.powers = arguments
+        ctx.save_for_backward(anchors, candidates, tau, total)
+        return (total.log() + ctx.powers.shift).to(anchors.dtype), flagged_sim.to(anchors.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_log_sum: Tensor, of_flagged_sim: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        _, _, tau, log_sum = ctx.saved_tensors
-        sweep, of_tau = ctx.sweep, torch.zeros_like(tau)
+    def backward(ctx: Any, of_log_sum: Tensor, of_flagged_sim: Tensor) -> tuple[Tensor | None, ...]:
+        _, _, tau, total = ctx.saved_tensors
+        sweep, powers, matrix, of_tau = ctx.sweep, ctx.powers, ctx.sweep.matrix, torch.zeros_like(tau)
         # A row without negatives has no gradient: all its pairs weigh 0.
-        log_sum = log_sum.masked_fill(log_sum == -torch.inf, 0)
-        powers = _Powers(sweep, tau, ctx.scale, log_sum if ctx.bounded else None)
-        of_mass = of_log_sum * (powers.shift - log_sum).exp() * ctx.scale / tau
-        attracts = bool(of_flagged_sim.any())
+        of_mass = (of_log_sum / total.masked_fill(total == 0, torch.inf) * powers.scale / tau).to(tau.dtype)
 
-        def of_sim(rows: slice, cols: slice, sim: Tensor, mass: Tensor, out: Tensor) -> None:
-            pushed, flagged = sweep.masks(rows, cols, sim)
+        def add_of_sim(rows: slice, cols: slice, sim: Tensor, mass: Tensor, out: Tensor) -> None:
+            negative = matrix.negatives(rows, cols, sim)
+            pushed = sweep.pushed(rows, cols, sim, negative)
             # Weighed first: the mass of a pair that counts is at most its row's sum, that of another has no such bound.
-            gradient = sweep.weigh_(out.copy_(mass), pushed, flagged).mul_(of_mass[rows, None])
+            weight: Tensor | None = None
+            for level, rule in enumerate(ctx.rules):
+                flagged = matrix.flagged(rule, rows, cols, sim, negative)
+                room = matrix.like("weight" if weight is None else "weight of a level", sim)
+                of_level = sweep.weighed(of_mass[level, rows, None], flagged, room)
+                if weight is None:
+                    weight = of_level
+                elif of_level.shape == sim.shape:
+                    weight = torch.add(weight, of_level, out=matrix.like("weight", sim))
+                else:  # (r, 1): nothing is weighed less
+                    weight = weight + of_level
+                if flagged is not None and sweep.strategy.positive > 0:
+                    out.addcmul_(flagged, of_flagged_sim[level, rows, None])
+            assert weight is not None
+            if pushed is not None:
+                weight = torch.mul(weight, pushed, out=matrix.like("weight", sim))
             if ctx.needs_input_grad[2]:
-                of_tau[rows] -= torch.mul(gradient, sim, out=sweep.matrix.like("of tau", sim)).sum(dim=1) / tau[rows]
-            if flagged is not None and attracts:
-                gradient.addcmul_(flagged, of_flagged_sim[rows, None])
+                terms = torch.mul(mass, weight, out=matrix.like("of tau", sim)).mul_(sim)
+                of_tau[rows] -= terms.sum(dim=1) / tau[rows]
+            out.addcmul_(mass, weight)
 
-        return *_gradients(ctx, powers, of_sim), of_tau, None, None
+        return *_gradients(ctx, powers, add_of_sim), of_tau, None, None, None, None, None
 
 
-def _sums(sweep: TiledSweep, powers: _Powers) -> Tensor:
-    """(5, N) float64: the sums of mass and of flagged cosines; how many are pushed away, how many flagged, how many both."""
+@torch.no_grad()
+def _sums(sweep: TiledSweep, rules: Sequence[PairRule], powers: _Powers) -> Tensor:
+    """(5, L, N) float64, for each of L rules: the sums of mass and of flagged cosines, and three counts.
+
+    How many are pushed away, how many flagged, and how many both.
+    """
     matrix = sweep.matrix
-    sums = torch.zeros(5, len(matrix.anchors), dtype=torch.float64, device=matrix.anchors.device)
+    size = 5, len(rules), len(matrix.anchors)
+    sums = torch.zeros(size, dtype=torch.float64, device=matrix.anchors.device)
     total, flagged_sim, count, flagged_count, flagged_of_count = sums
     for tile in matrix:
         for rows, cols, sim, mass in powers.directions(tile):
-            pushed, flagged = sweep.masks(rows, cols, sim)
-            room = matrix.like("weighed", sim)
-            count[rows] += sim.shape[1] if pushed is None else pushed.sum(dim=1)
-            if flagged is not None:
-                flagged_sim[rows] += torch.mul(sim, flagged, out=room).sum(dim=1)
-                flagged_count[rows] += flagged.sum(dim=1)
-                if sweep.denominator is not None:
-                    both = flagged if pushed is None else torch.mul(flagged, pushed, out=room)
-                    flagged_of_count[rows] += both.sum(dim=1)
-            if pushed is not None or flagged is not None:
-                mass = sweep.weigh_(room.copy_(mass), pushed, flagged)
-            total[rows] += mass.sum(dim=1)
+            negative = matrix.negatives(rows, cols, sim)
+            pushed = sweep.pushed(rows, cols, sim, negative)
+            room = matrix.like("room", sim)
+            count[:, rows].add_(sim.shape[1] if pushed is None else pushed.sum(dim=1))
+            for level, rule in enumerate(rules):
+                flagged = matrix.flagged(rule, rows, cols, sim, negative)
+                if flagged is not None:
+                    flagged_count[level, rows].add_(flagged.sum(dim=1))
+                    if sweep.strategy.positive > 0:
+                        flagged_sim[level, rows].add_(torch.mul(sim, flagged, out=room).sum(dim=1))
+                    if sweep.denominator is not None:
+                        both = flagged if pushed is None else torch.mul(flagged, pushed, out=room)
+                        flagged_of_count[level, rows].add_(both.sum(dim=1))
+                weighed = sweep.weighed(mass, flagged, room)
+                if pushed is not None:
+                    weighed = torch.mul(weighed, pushed, out=room)
+                total[level, rows].add_(weighed.sum(dim=1))
     if sweep.denominator is None:
         flagged_of_count.copy_(flagged_count)
     return sums
 
 
-def _unsafe(total: Tensor, numbers: list[Tensor], strategy: Strategy) -> bool:
+def _unsafe(sums: Tensor, strategy: Strategy) -> bool:
     """Whether some row's sum has overflowed, or may have lost terms to underflow."""
-    _, count, _, flagged_of_count = numbers
+    total, _, count, _, flagged_of_count = sums
     weight = count - (1 - strategy.negative) * flagged_of_count
     return bool((~((total >= UNDERFLOWN) & (total < torch.inf)) & (weight > 0)).any())
 
 
-def _largest(sweep: TiledSweep) -> Tensor:
+@torch.no_grad()
+def _largest(sweep: TiledSweep, rule: PairRule) -> Tensor:
     """(N,) the largest cosine of each row whose pair has a weight; 0 where there is none."""
     matrix = sweep.matrix
     largest = torch.full_like(matrix.anchors[:, 0], -torch.inf)
     for tile in matrix:
         for rows, cols, sim in matrix.directions(*tile):
-            weight = sweep.weigh_(matrix.like("weighed", sim).fill_(1), *sweep.masks(rows, cols, sim))
+            negative = matrix.negatives(rows, cols, sim)
+            pushed = sweep.pushed(rows, cols, sim, negative)
+            flagged = matrix.flagged(rule, rows, cols, sim, negative)
+            weight = sweep.weighed(sim.new_ones(()), flagged, matrix.like("room", sim))
+            weight = weight if pushed is None else weight * pushed
             largest[rows] = torch.maximum(largest[rows], torch.where(weight > 0, sim, -torch.inf).amax(dim=1))
     return largest.masked_fill(largest == -torch.inf, 0)
 
 
 class _OverFlagged(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, anchors: Tensor, candidates: Tensor, tau: Tensor, log_rest: Tensor, sweep: TiledSweep
-    ) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        anchors, candidates, tau, log_rest, ctx.sweep, ctx.rule = arguments
+        matrix = ctx.sweep.matrix
         total = torch.zeros(len(anchors), dtype=torch.float64, device=anchors.device)
-        with torch.autocast(anchors.device.type, enabled=False):
-            for tile in sweep.matrix:
-                for rows, cols, sim in sweep.matrix.directions(*tile):
-                    flagged = sweep.masks(rows, cols, sim)[1]
-                    if flagged is not None:
-                        terms = softplus(log_rest[rows, None] - sim / tau[rows, None], threshold=SOFTPLUS_IS_LINEAR)
-                        total[rows] += torch.where(flagged > 0, terms, 0).sum(dim=1)
+        for tile in matrix:
+            for rows, cols, sim in matrix.directions(*tile):
+                flagged = matrix.flagged(ctx.rule, rows, cols, sim, matrix.negatives(rows, cols, sim))
+                if flagged is not None:
+                    terms = softplus(log_rest[rows, None] - sim / tau[rows, None], threshold=SOFTPLUS_IS_LINEAR)
+                    total[rows] += torch.where(flagged > 0, terms, 0).sum(dim=1)
         ctx.save_for_backward(anchors, candidates, tau, log_rest)
-        ctx.sweep = sweep
         return total.to(anchors.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
         _, _, tau, log_rest = ctx.saved_tensors
+        matrix = ctx.sweep.matrix
         of_tau, of_log_rest = torch.zeros_like(tau), torch.zeros_like(log_rest)
 
-        def of_sim(rows: slice, cols: slice, sim: Tensor, _: Tensor, out: Tensor) -> None:
-            flagged = ctx.sweep.masks(rows, cols, sim)[1]
+        def add_of_sim(rows: slice, cols: slice, sim: Tensor, _: Tensor, out: Tensor) -> None:
+            flagged = matrix.flagged(ctx.rule, rows, cols, sim, matrix.negatives(rows, cols, sim))
             if flagged is None:
-                out.zero_()
                 return
             share = torch.sigmoid(log_rest[rows, None] - sim / tau[rows, None]) * of_total[rows, None] * flagged
             of_log_rest[rows] += share.sum(dim=1)
             of_tau[rows] += (share * sim).sum(dim=1) / tau[rows] ** 2
-            torch.div(share, -tau[rows, None], out=out)
+            out.addcdiv_(share, tau[rows, None], value=-1)
 
-        return *_gradients(ctx, None, of_sim), of_tau, of_log_rest, None
-
-
-_OfSim = Callable[[slice, slice, Tensor, Tensor, Tensor], None]
-"""Writes the gradient of a tile's cosines, in one direction, into the last argument: rows, columns, cosines, mass, out."""
+        return *_gradients(ctx, None, add_of_sim), of_tau, of_log_rest, None, None
 
 
-def _gradients(ctx: Any, powers: _Powers | None, of_sim: _OfSim) -> tuple[Tensor, Tensor | None]:
+_AddOfSim = Callable[[slice, slice, Tensor, Tensor, Tensor], None]
+"""Adds the gradient of a tile's cosines, in one direction, to the last argument: rows, columns, cosines, mass, out."""
+
+
+def _gradients(ctx: Any, powers: _Powers | None, add_of_sim: _AddOfSim) -> tuple[Tensor, Tensor | None]:
     """The gradients of anchors and candidates from that of each tile's cosines."""
     anchors, candidates = ctx.saved_tensors[:2]
     matrix = ctx.sweep.matrix
     of_anchors = torch.zeros_like(anchors)
     of_candidates = of_anchors if matrix.symmetric else torch.zeros_like(candidates)
-    with torch.autocast(anchors.device.type, enabled=False):
-        for tile in matrix:
-            gradient = matrix.buffer("gradient", tile[2].shape)
-            seen = powers.directions(tile) if powers else ((*way, way[2]) for way in matrix.directions(*tile))
-            rows, cols, sim, mass = next(seen)
-            of_sim(rows, cols, sim, mass, gradient)
-            for rows, cols, sim, mass in seen:  # the mirror image of a tile of a symmetric matrix
-                of_mirrored = matrix.like("of mirrored", sim)
-                of_sim(rows, cols, sim, mass, of_mirrored)
-                gradient.T.add_(of_mirrored)
-            rows, cols, sim = tile
-            if matrix.symmetric and rows == cols:  # of a tile on the diagonal one product is enough
-                # (copied first: a sum of two layouts is several times as slow)
-                of_anchors[rows].addmm_(matrix.like("both", sim).copy_(gradient.T).add_(gradient), anchors[rows])
-                continue
-            of_anchors[rows].addmm_(gradient, candidates[cols])
-            if matrix.symmetric or ctx.needs_input_grad[1]:
-                of_candidates[cols].addmm_(gradient.T, anchors[rows])
+    for tile in matrix:
+        rows, cols, sim = tile
+        gradient = matrix.buffer("gradient", (sim.shape[0], sim.shape[1])).zero_()
+        outs = gradient, gradient.T  # of the tile, and of its mirror image in a symmetric matrix
+        seen: Iterator[tuple[slice, slice, Tensor, Tensor]] = (
+            powers.directions(tile) if powers else ((*way, way[2]) for way in matrix.directions(*tile))
+        )
+        for way, out in zip(seen, outs, strict=False):
+            add_of_sim(*way, out)
+        if matrix.symmetric and rows == cols:  # of a tile on the diagonal one product is enough
+            # (copied first: a sum of two layouts is several times as slow)
+            of_anchors[rows].addmm_(matrix.like("both", sim).copy_(gradient.T).add_(gradient), anchors[rows])
+            continue
+        of_anchors[rows].addmm_(gradient, candidates[cols])
+        if matrix.symmetric or ctx.needs_input_grad[1]:
+            of_candidates[cols].addmm_(gradient.T, anchors[rows])
     return of_anchors, None if matrix.symmetric else of_candidates

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from falseneg.contrast import NOBODY, Contrast
 from falseneg.rules import NoPairs, PairRule, at_least_float32
@@ -44,7 +45,7 @@ class Tiles:
         self.candidates = self.anchors if self.symmetric else at_least_float32(contrast.candidates.z)
         self.anchor_codes, self.candidate_codes = _codes(contrast, self.anchors.dtype)
         self._buffers: dict[str, Tensor] = {}
-        self._without_equals: dict[tuple[int, int], bool] = {}
+        self._strips: dict[int, list[bool]] = {}
         self._only: Tile | None = None
 
     def __iter__(self) -> Iterator[Tile]:
@@ -58,6 +59,7 @@ class Tiles:
             for left in range(top if self.symmetric else self.columns.start, self.columns.stop, self.size):
                 cols = slice(left, min(left + self.size, self.columns.stop))
                 shape = (rows.stop - rows.start, cols.stop - cols.start)
+                # Autocast leaves products alone that are written into a buffer.
                 tile = rows, cols, torch.mm(anchors[rows], candidates[cols].T, out=self.buffer("sim", shape))
                 if shape == (len(anchors), self.columns.stop - self.columns.start):
                     self._only = tile  # which nothing overwrites: the way back need not compute it again
@@ -97,13 +99,20 @@ class Tiles:
         """Whether no row of a tile is known to show the sample of a column; the same for a tile and its mirror image."""
         if not self.on_cpu or (self.symmetric and rows == cols):
             return False  # a device would have to be waited for; on the diagonal each row shows its own column's sample
-        corner = rows.start, cols.start
+        top, left = rows.start, cols.start
         if self.symmetric:
-            corner = min(corner), max(corner)
-        if corner not in self._without_equals:
-            equals = torch.isin(self.anchor_codes[rows], self.candidate_codes[cols])
-            self._without_equals[corner] = not bool(equals.any())
-        return self._without_equals[corner]
+            top, left = min(top, left), max(top, left)
+        if top not in self._strips:
+            self._strips[top] = self._shared_samples(slice(top, min(top + self.size, len(self.anchors))))
+        return not self._strips[top][(left - self.columns.start) // self.size]
+
+    def _shared_samples(self, rows: slice) -> list[bool]:
+        """For each tile from these rows and any columns: whether a row is known to show the sample of a column."""
+        of_rows, of_cols = self.anchor_codes[rows], self.candidate_codes[self.columns]
+        shown = torch.zeros(len(self.anchors) + len(self.candidates), dtype=torch.bool)
+        shown[of_rows[~of_rows.isnan()].long()] = True
+        shared = shown[of_cols.nan_to_num(0).long()] & ~of_cols.isnan()
+        return pad(shared, (0, -len(shared) % self.size)).view(-1, self.size).any(dim=1).tolist()
 
     def flagged(self, rule: PairRule, rows: slice, cols: slice, sim: Tensor, negative: Tensor | None) -> Tensor | None:
         """(r, c) 1 for flagged negatives, 0 elsewhere; None where all are 0."""
