@@ -125,13 +125,26 @@ class Listed(PairRule):
     columns: Tensor
 
     def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
-        bounds = self.offsets[rows.start : rows.stop + 1]
-        columns = self.columns[int(bounds[0]) : int(bounds[-1])] - cols.start
-        lines = torch.repeat_interleave(torch.arange(sim.shape[0], device=sim.device), bounds.diff())
-        inside = (columns >= 0) & (columns < sim.shape[1])
-        flagged = torch.zeros_like(sim, dtype=torch.bool)
-        flagged[lines[inside], columns[inside]] = True
-        return flagged
+        listed = slice(self._bounds[rows.start], self._bounds[rows.stop])
+        lines, columns = self._lines[listed] - rows.start, self.columns[listed] - cols.start
+        height, width = sim.shape
+        inside = (columns >= 0) & (columns < width)
+        # One cell more, for the pairs outside: to pick those inside, a GPU would have to be waited for.
+        place = torch.where(inside, lines * width + columns, height * width)
+        cells = torch.zeros(height * width + 1, dtype=torch.bool, device=sim.device).index_fill_(0, place, True)
+        return cells[:-1].view(height, width)
+
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """The offsets on the host: all that a GPU is waited for."""
+        bounds: list[int] = self.offsets.tolist()
+        return bounds
+
+    @cached_property
+    def _lines(self) -> Tensor:
+        """(K,) the anchor of each pair."""
+        anchors = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
+        return anchors.repeat_interleave(self.offsets.diff(), output_size=len(self.columns))
 
 
 @dataclass(frozen=True, eq=False)

@@ -181,3 +181,14 @@ def test_one_look_more_is_found(waits, look):
             return super().flag(contrast, clock)
 
     assert waits(detector=Curious())[INSIDE] - Counter(LOSS) == {"losses.py Criterion.forward": 1}
+
+
+def test_a_list_of_pairs_asks_for_its_bounds_once(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "note", lambda found: found.update(waits=1))
+    listed = fn.Listed(torch.tensor([0, 2, 3, 3]), torch.tensor([1, 5, 4]))
+    found, flags = Counter(), []
+    with Calls(found), Operations(found):
+        for cols in (slice(0, 3), slice(3, 6)):
+            flags.append(listed.tile(slice(0, 3), cols, torch.zeros(3, 3)))
+    assert found == {"waits": 1}
+    assert torch.cat(flags, dim=1).nonzero().tolist() == [[0, 1], [0, 5], [1, 4]]
