@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Momentum(nn.Module):
@@ -36,8 +37,8 @@ class Momentum(nn.Module):
             network: what is followed, of the same structure.
             momentum: from 0 (a copy) to 1 (no step).
         """
-        for own, other in zip(self.network.parameters(), network.parameters(), strict=True):
-            own.lerp_(other, 1 - momentum)
+        step = get_ema_multi_avg_fn(momentum)  # all weights at once: on a GPU not a kernel for each
+        step(list(self.network.parameters()), list(network.parameters()), None)
 
     def restart(self, network: nn.Module) -> None:
         """Become a copy again, statistics of BatchNorm included."""
