@@ -84,7 +84,7 @@ def totals_and_gradients(form, leaves, part, rule, strategy, scale=1.0):
 
 
 def totals_of(form, contrast, tau, rule, strategy, scale=1.0):
-    return [number[0] for number in form(contrast, tau, strategy).totals([rule], scale)]
+    return [number[0] for number in form(contrast, tau, strategy).totals([rule], scale, True)]
 
 
 def gradients(log_sum, flagged_sim, leaves):
@@ -297,7 +297,7 @@ def test_what_the_kernels_do_not_know_is_left_to_the_tiled_backend():
 def test_several_rules_are_each_as_if_alone():
     z, bank, tau = case(40, 50, 20)
     contrast, rules = contrast_of(z, bank), [rule_of(name, 40, 50) for name in ("none", "groups", "above")]
-    together = FusedSweep(contrast, tau, fn.ATTRACT).totals(rules, 1.0)
+    together = FusedSweep(contrast, tau, fn.ATTRACT).totals(rules, 1.0, True)
     for number, rule in enumerate(rules):
         alone = totals_of(FusedSweep, contrast, tau, rule, fn.ATTRACT)
         assert all(torch.equal(all_of_it[number], its) for all_of_it, its in zip(together, alone, strict=True))

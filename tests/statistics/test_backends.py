@@ -153,6 +153,17 @@ def test_counts_and_weight(backend):
         assert float(stats.weight[i]) == pytest.approx(len(columns) - 0.75 * count)
 
 
+def test_the_sum_of_flagged_cosines_is_there_where_nothing_is_attracted(backend):
+    results = []
+    for strategy in (fn.ATTRACT, fn.ELIMINATE):
+        contrast, leaves = catalogue.contrast_of("bank")
+        rule = catalogue.rules(contrast)["groups"]
+        stats = fn.negative_stats(contrast, torch.tensor(0.2), rule, strategy, backend=backend)
+        results.append(values_and_gradients(stats.flagged_sim, leaves[:2]))
+    assert results[0][0].abs().sum() > 0
+    assert all(map(torch.equal, *results))
+
+
 def test_log_sum_at_another_scale(backend):
     contrast, _ = catalogue.contrast_of("bank")
     stats = fn.negative_stats(contrast, torch.tensor(0.2), fn.NoPairs(), fn.IGNORE, backend=backend)
@@ -175,7 +186,7 @@ def test_gradcheck(backend_name, kind, monkeypatch):
         candidates = anchors if bank is None else fn.Embedded(keys, of_candidate)
         contrast = fn.Contrast("views", anchors, candidates, z[:, :1])
         stats = fn.negative_stats(contrast, tau, listed, fn.Strategy(1, 0.5), backend=backend_name)
-        return stats.log_sum, stats.attracted_sim, stats.log_sum_at(1.5), stats.over_flagged(stats.log_sum)
+        return stats.log_sum, stats.flagged_sim, stats.log_sum_at(1.5), stats.over_flagged(stats.log_sum)
 
     z = torch.randn(len(of_anchor), 3, dtype=torch.float64, requires_grad=True)
     keys = torch.randn(len(of_candidate), 3, dtype=torch.float64, requires_grad=True)
@@ -192,7 +203,7 @@ def test_tiles_of_every_size_agree(seed, monkeypatch):
         stats = fn.negative_stats(
             contrast, torch.tensor(0.1), catalogue.rules(contrast)["either"], fn.ATTRACT, backend="tiled"
         )
-        results.append(values_and_gradients(stats.log_sum + stats.attracted_sim, leaves[:2]))
+        results.append(values_and_gradients(stats.log_sum + stats.flagged_sim, leaves[:2]))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-12, atol=1e-12)
 
@@ -219,7 +230,7 @@ def test_under_autocast_a_loss_and_its_gradient_stay_in_float32(backend):
             stats = fn.negative_stats(
                 contrast, torch.tensor(0.1), catalogue.rules(contrast)["groups"], fn.ATTRACT, backend=backend
             )
-            total = (stats.log_sum + stats.attracted_sim + stats.over_flagged(stats.log_sum)).sum()
+            total = (stats.log_sum + stats.flagged_sim + stats.over_flagged(stats.log_sum)).sum()
         results.append([total, *torch.autograd.grad(total, z, retain_graph=True)])
     assert all(map(torch.equal, *results))
 

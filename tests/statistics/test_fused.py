@@ -99,7 +99,7 @@ def launched(rows, dims, dtype, rule, capability, folder, monkeypatch):
     anchors = fn.Embedded(z, torch.arange(rows))
     for candidates in (anchors, fn.Embedded(z, torch.arange(rows))):  # in a batch, and against other rows
         contrast = fn.Contrast("views", anchors, candidates, z[:, :1])
-        totals = fused.FusedSweep(contrast, torch.tensor(0.1), fn.ELIMINATE).totals([flags], 1.0)
+        totals = fused.FusedSweep(contrast, torch.tensor(0.1), fn.ELIMINATE).totals([flags], 1.0, True)
         totals[0].sum().backward()
     assert len(kernels) == 5
     return kernels

@@ -26,7 +26,9 @@ def log_weight(stats: NegativeStats, strategy: Strategy) -> Tensor:
 
 def mean_positive(contrast: Contrast, stats: NegativeStats, strategy: Strategy) -> Tensor:
     """(N,) the mean cosine of the known positives and the attracted pairs, each attracted pair weighing ``positive``."""
-    total = contrast.positives.sum(dim=1) + stats.attracted_sim
+    total = contrast.positives.sum(dim=1)
+    if strategy.positive > 0:
+        total = total + strategy.positive * stats.flagged_sim
     return total / number_of_positives(contrast, stats, strategy)
 
 

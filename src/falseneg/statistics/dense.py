@@ -28,7 +28,7 @@ class DenseSweep:
         self.tau = tau.to(self.sim.dtype).expand(len(anchors))[:, None]
         self.rows, self.cols = slice(0, len(anchors)), slice(0, len(candidates))
 
-    def totals(self, rules: Sequence[PairRule], scale: float) -> Totals:
+    def totals(self, rules: Sequence[PairRule], scale: float, cosines: bool) -> Totals:
         return stacked([self._totals(rule, scale) for rule in rules])
 
     def _totals(self, rule: PairRule, scale: float) -> Totals:

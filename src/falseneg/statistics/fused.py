@@ -62,7 +62,7 @@ class FusedSweep:
         self.candidates = self.anchors if self.symmetric else candidates.contiguous()
         self.tau = tau.float().expand(len(anchors))
 
-    def totals(self, rules: Sequence[PairRule], scale: float) -> Totals:
+    def totals(self, rules: Sequence[PairRule], scale: float, cosines: bool) -> Totals:
         own = self.anchors, self.candidates, self.tau, self
         return stacked([_Totals.apply(*own, *self._pairs(rule), scale) for rule in rules])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -27,8 +28,11 @@ AUTO_MAY_FUSE = False
 class Sweep(Protocol):
     """One way of visiting all pairs (anchor, candidate); a backend."""
 
-    def totals(self, rules: Sequence[PairRule], scale: float) -> Totals:
-        """(L, N) totals of L rules, with log_sum at scale · s/tau; it and the sum of cosines with gradient."""
+    def totals(self, rules: Sequence[PairRule], scale: float, cosines: bool) -> Totals:
+        """(L, N) totals of L rules, with log_sum at scale · s/tau; it and flagged_sim with gradient.
+
+        Without ``cosines`` flagged_sim may be left at 0.
+        """
         ...
 
     def over_flagged(self, rule: PairRule, log_rest: Tensor) -> Tensor:
@@ -44,7 +48,6 @@ class NegativeStats:
         log_sum: log of the sum over the negatives of w · exp(s/tau), where w is ``strategy.negative`` on flagged pairs
             and 1 elsewhere; with gradient; −inf where nothing has weight. *Not* renormalised, so that parts of a row
             merge by logaddexp.
-        attracted_sim: the sum of a · s over the flagged negatives, where a is ``strategy.positive``; with gradient.
         count: int64, negatives of the denominator, before flagging.
         flagged: int64, flagged negatives.
         weight: the sum of w over the denominator: count − (1 − strategy.negative) · flagged, unless pairs outside the
@@ -52,16 +55,21 @@ class NegativeStats:
     """
 
     log_sum: Tensor
-    attracted_sim: Tensor
     count: Tensor
     flagged: Tensor
     weight: Tensor
     sweep: Sweep
     rule: PairRule
+    summed: Tensor | None
+
+    @cached_property
+    def flagged_sim(self) -> Tensor:
+        """(N,) the sum of the cosines of the flagged negatives; with gradient. One more sweep if none are attracted."""
+        return self.sweep.totals([self.rule], 1.0, True)[1][0] if self.summed is None else self.summed
 
     def log_sum_at(self, scale: float) -> Tensor:
         """(N,) `log_sum` with scale · s/tau in the place of s/tau; one more sweep. For reweighting of hard negatives."""
-        return self.sweep.totals([self.rule], scale)[0][0]
+        return self.sweep.totals([self.rule], scale, False)[0][0]
 
     def over_flagged(self, log_rest: Tensor) -> Tensor:
         """(N,) sum over the flagged negatives of softplus(log_rest − s/tau); one more sweep. With gradient.
@@ -104,11 +112,12 @@ def stats_of_levels(
 ) -> list[NegativeStats]:
     """`negative_stats` of several rules, which share the visit of each pair: far cheaper than one after another."""
     sweep = _form(contrast, rules, backend)(contrast, tau, strategy)
-    found = []
-    for rule, totals in zip(rules, zip(*sweep.totals(rules, 1.0), strict=True), strict=True):
+    found, attracts = [], strategy.positive > 0
+    for rule, totals in zip(rules, zip(*sweep.totals(rules, 1.0, attracts), strict=True), strict=True):
         log_sum, flagged_sim, count, flagged, flagged_of_count = totals
         weight = count - (1 - strategy.negative) * flagged_of_count.to(log_sum.dtype)
-        found.append(NegativeStats(log_sum, strategy.positive * flagged_sim, count, flagged, weight, sweep, rule))
+        summed = flagged_sim if attracts else None
+        found.append(NegativeStats(log_sum, count, flagged, weight, sweep, rule, summed))
     return found
 
 

@@ -15,8 +15,8 @@ from falseneg.strategy import Strategy
 Totals = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Of each anchor, (N,), or of each of L rules and each anchor, (L, N).
 
-log_sum of `NegativeStats`; the sum of the cosines of the flagged negatives, or 0 if none are attracted; how many negatives
-belong to the denominator, how many are flagged, and how many do both.
+log_sum and flagged_sim of `NegativeStats`; how many negatives belong to the denominator, how many are flagged, and how
+many do both.
 """
 
 

@@ -40,20 +40,20 @@ class TiledSweep:
         self.one_temperature = tau.ndim == 0
         self.tau = tau.to(self.matrix.anchors.dtype).expand(len(contrast.anchors))
 
-    def totals(self, rules: Sequence[PairRule], scale: float) -> Totals:
+    def totals(self, rules: Sequence[PairRule], scale: float, cosines: bool) -> Totals:
         powers = _Powers(self, scale)
-        sums = _sums(self, rules, powers)
+        sums = _sums(self, rules, powers, cosines)
         if not _unsafe(sums, self.strategy):
             return self._totals(rules, powers, sums)
         alone = []
         for rule in rules:  # each relative to the largest terms of its own
             powers = _Powers(self, scale, scale * _largest(self, rule) / self.tau.detach())
-            alone.append(self._totals([rule], powers, _sums(self, [rule], powers)))
+            alone.append(self._totals([rule], powers, _sums(self, [rule], powers, cosines)))
         return stacked(alone)
 
     def _totals(self, rules: Sequence[PairRule], powers: _Powers, sums: Tensor) -> Totals:
-        total, cosines, *counts = sums
-        arguments = self.matrix.anchors, self.matrix.candidates, self.tau, total, cosines, self, rules, powers
+        total, flagged_sim, *counts = sums
+        arguments = self.matrix.anchors, self.matrix.candidates, self.tau, total, flagged_sim, self, rules, powers
         log_sum, flagged_sim = _Totals.apply(*arguments)
         count, flagged, flagged_of_count = (number.long() for number in counts)
         return log_sum, flagged_sim, count, flagged, flagged_of_count
@@ -121,14 +121,16 @@ class _Totals(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         anchors, candidates, tau, total, flagged_sim, ctx.sweep, ctx.rules, ctx.powers = arguments
         ctx.save_for_backward(anchors, candidates, tau, total)
+        ctx.set_materialize_grads(False)
         return (total.log() + ctx.powers.shift).to(anchors.dtype), flagged_sim.to(anchors.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_log_sum: Tensor, of_flagged_sim: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, of_log_sum: Tensor | None, of_flagged_sim: Tensor | None) -> tuple[Tensor | None, ...]:
         _, _, tau, total = ctx.saved_tensors
         sweep, powers, matrix, of_tau = ctx.sweep, ctx.powers, ctx.sweep.matrix, torch.zeros_like(tau)
         # A row without negatives has no gradient: all its pairs weigh 0.
+        of_log_sum = torch.zeros_like(total) if of_log_sum is None else of_log_sum
         of_mass = (of_log_sum / total.masked_fill(total == 0, torch.inf) * powers.scale / tau).to(tau.dtype)
 
         def add_of_sim(rows: slice, cols: slice, sim: Tensor, mass: Tensor, out: Tensor) -> None:
@@ -146,7 +148,7 @@ class _Totals(torch.autograd.Function):
                     weight = torch.add(weight, of_level, out=matrix.like("weight", sim))
                 else:  # (r, 1): nothing is weighed less
                     weight = weight + of_level
-                if flagged is not None and sweep.strategy.positive > 0:
+                if flagged is not None and of_flagged_sim is not None:
                     out.addcmul_(flagged, of_flagged_sim[level, rows, None])
             assert weight is not None
             if pushed is not None:
@@ -160,8 +162,8 @@ class _Totals(torch.autograd.Function):
 
 
 @torch.no_grad()
-def _sums(sweep: TiledSweep, rules: Sequence[PairRule], powers: _Powers) -> Tensor:
-    """(5, L, N) float64, for each of L rules: the sums of mass and of flagged cosines, and three counts.
+def _sums(sweep: TiledSweep, rules: Sequence[PairRule], powers: _Powers, cosines: bool) -> Tensor:
+    """(5, L, N) float64, for each of L rules: the sums of mass and (if asked for) of flagged cosines, and three counts.
 
     How many are pushed away, how many flagged, and how many both.
     """
@@ -179,7 +181,7 @@ def _sums(sweep: TiledSweep, rules: Sequence[PairRule], powers: _Powers) -> Tens
                 flagged = matrix.flagged(rule, rows, cols, sim, negative)
                 if flagged is not None:
                     flagged_count[level, rows].add_(flagged.sum(dim=1))
-                    if sweep.strategy.positive > 0:
+                    if cosines:
                         flagged_sim[level, rows].add_(torch.mul(sim, flagged, out=room).sum(dim=1))
                     if sweep.denominator is not None:
                         both = flagged if pushed is None else torch.mul(flagged, pushed, out=room)
