@@ -7,9 +7,10 @@ import catalogue
 import pytest
 import torch
 from reference import loops, moco_loops
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import falseneg as fn
-from falseneg.statistics import stats_of_levels, tiles
+from falseneg.statistics import scan, stats_of_levels, tiles
 
 KINDS = ("batch", "bank", "alone")
 RULES = list(catalogue.rules(catalogue.contrast_of("batch")[0]))
@@ -246,6 +247,27 @@ def test_bfloat16_gradients_come_back_in_bfloat16(backend):
     assert z.grad.dtype == torch.bfloat16
     # Autograd adds the two roles of a row (anchor, candidate) in bfloat16: two roundings.
     torch.testing.assert_close(z.grad.double(), z64.grad, rtol=2 / 256, atol=2 / 256 * float(z64.grad.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_counts_and_the_loss_share_the_product_of_a_single_tile(dtype):
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            counted.append(function._schema.name == "aten::mm")
+            return function(*args, **(kwargs or {}))
+
+    gradients = []
+    for counts in (False, True):
+        contrast, (z, _, _) = catalogue.contrast_of("batch", dtype=dtype)
+        counted = []
+        with Products():
+            if counts:
+                scan.count_above(contrast, torch.tensor(0.2))
+            stats = fn.negative_stats(contrast, torch.tensor(0.1), fn.NoPairs(), fn.IGNORE, backend="tiled")
+            stats.log_sum.sum().backward()
+        gradients.append(z.grad)
+        assert sum(counted) == 1
+    assert torch.equal(*gradients)
 
 
 def test_auto_is_dense_for_few_pairs_and_tiled_for_many():

@@ -71,15 +71,9 @@ class FusedSweep:
         anchors, candidates = self.contrast.anchors, self.contrast.candidates
         samples = anchors.sample.contiguous(), candidates.sample.contiguous()
         part = self.contrast.columns(self.contrast.denominator)
+        limits = len(anchors), len(candidates), part.start, part.stop
         groupings = rule.anchor.shape[1] if isinstance(rule, SameGroup) else 0
-        return (
-            *samples,
-            *_data_of(rule, self.anchors),
-            len(anchors),
-            len(candidates),
-            part.start,
-            part.stop,
-        ), groupings
+        return (*samples, *_data_of(rule, self.anchors), *limits), groupings
 
     def over_flagged(self, rule: PairRule, log_rest: Tensor) -> Tensor:
         """Left to the tiled backend, whose cosines may differ in the last bit: a pair at the very threshold, too."""

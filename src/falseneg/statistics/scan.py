@@ -15,7 +15,7 @@ from torch import Tensor
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
 from falseneg.rules import AboveThreshold, Listed, PairRule, SameGroup, at_least_float32, space_scores
 from falseneg.statistics.pairs import masks, negatives_of
-from falseneg.statistics.tiles import Tiles
+from falseneg.statistics.tiles import tiles_of
 
 BLOCK = 2**19
 """Scores in a block of rows: 2 MiB in float32."""
@@ -215,7 +215,7 @@ def count_above(
         space: where to score; None for the contrast's own cosines.
         part: the part of the candidates to look in; None for all.
     """
-    matrix = Tiles(contrast, contrast.columns(part))
+    matrix = tiles_of(contrast, contrast.columns(part))
     rule = AboveThreshold(threshold, space)
     above, counts = torch.zeros(2, len(contrast.anchors), dtype=torch.float64, device=matrix.anchors.device)
     for tile in matrix:

@@ -15,10 +15,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from falseneg.contrast import Contrast
-from falseneg.rules import PairRule
+from falseneg.rules import PairRule, at_least_float32
 from falseneg.statistics.dense import SOFTPLUS_IS_LINEAR
 from falseneg.statistics.pairs import Totals, stacked
-from falseneg.statistics.tiles import Tile, Tiles
+from falseneg.statistics.tiles import Tile, tiles_of
 from falseneg.strategy import Strategy
 
 HIGHEST = 60.0
@@ -35,10 +35,12 @@ class TiledSweep:
 
     def __init__(self, contrast: Contrast, tau: Tensor, strategy: Strategy) -> None:
         self.strategy = strategy
-        self.matrix = Tiles(contrast)
+        self.matrix = tiles_of(contrast, contrast.columns(None))
+        self.anchors = at_least_float32(contrast.anchors.z)
+        self.candidates = self.anchors if self.matrix.symmetric else at_least_float32(contrast.candidates.z)
         self.denominator = None if contrast.denominator is None else contrast.columns(contrast.denominator)
         self.one_temperature = tau.ndim == 0
-        self.tau = tau.to(self.matrix.anchors.dtype).expand(len(contrast.anchors))
+        self.tau = tau.to(self.anchors.dtype).expand(len(contrast.anchors))
 
     def totals(self, rules: Sequence[PairRule], scale: float, cosines: bool) -> Totals:
         powers = _Powers(self, scale)
@@ -53,13 +55,13 @@ class TiledSweep:
 
     def _totals(self, rules: Sequence[PairRule], powers: _Powers, sums: Tensor) -> Totals:
         total, flagged_sim, *counts = sums
-        arguments = self.matrix.anchors, self.matrix.candidates, self.tau, total, flagged_sim, self, rules, powers
+        arguments = self.anchors, self.candidates, self.tau, total, flagged_sim, self, rules, powers
         log_sum, flagged_sim = _Totals.apply(*arguments)
         count, flagged, flagged_of_count = (number.long() for number in counts)
         return log_sum, flagged_sim, count, flagged, flagged_of_count
 
     def over_flagged(self, rule: PairRule, log_rest: Tensor) -> Tensor:
-        terms: Tensor = _OverFlagged.apply(self.matrix.anchors, self.matrix.candidates, self.tau, log_rest, self, rule)
+        terms: Tensor = _OverFlagged.apply(self.anchors, self.candidates, self.tau, log_rest, self, rule)
         return terms
 
     def pushed(self, rows: slice, cols: slice, sim: Tensor, negative: Tensor | None) -> Tensor | None:

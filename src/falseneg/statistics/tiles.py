@@ -7,6 +7,7 @@ one that writes bools, and a product with them thirty times as fast as a masked 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -22,30 +23,40 @@ DEVICE_TILE = 4096
 
 Tile = tuple[slice, slice, Tensor]
 """Rows, columns and cosines."""
+_KEPT: WeakKeyDictionary[Contrast, dict[tuple[int, int], Tiles]] = WeakKeyDictionary()
+"""By the first and the last of the columns."""
+
+
+def tiles_of(contrast: Contrast, columns: slice) -> Tiles:
+    """The tiles of these columns, the same ones as long as the contrast lives: what counts and the loss share them."""
+    of_contrast = _KEPT.setdefault(contrast, {})
+    key = columns.start, columns.stop
+    if key not in of_contrast:
+        of_contrast[key] = Tiles(contrast, columns)
+    return of_contrast[key]
 
 
 class Tiles:
-    """The cosines of a contrast, tile by tile.
+    """The cosines of a contrast, tile by tile, without gradient.
 
     Where the candidates are the anchors, the matrix is symmetric: each tile above the diagonal is computed once, and
-    seen twice, as it is and transposed.
+    seen twice, as it is and transposed. A matrix of a single tile is computed once and kept.
 
     Args:
         contrast: N anchors against M candidates.
-        columns: only these candidates; None for all.
+        columns: only these candidates.
     """
 
-    def __init__(self, contrast: Contrast, columns: slice | None = None) -> None:
-        self.anchors = at_least_float32(contrast.anchors.z)
+    def __init__(self, contrast: Contrast, columns: slice) -> None:
+        self.anchors = at_least_float32(contrast.anchors.z.detach())
         self.on_cpu = self.anchors.device.type == "cpu"
         self.size = TILE if self.on_cpu else DEVICE_TILE
-        everything = slice(0, len(contrast.candidates))
-        self.columns = columns or everything
-        self.symmetric = contrast.candidates is contrast.anchors and self.columns == everything
-        self.candidates = self.anchors if self.symmetric else at_least_float32(contrast.candidates.z)
+        self.columns = columns
+        self.symmetric = contrast.candidates is contrast.anchors and columns == contrast.columns(None)
+        self.candidates = self.anchors if self.symmetric else at_least_float32(contrast.candidates.z.detach())
         self.anchor_codes, self.candidate_codes = _codes(contrast, self.anchors.dtype)
         self._buffers: dict[str, Tensor] = {}
-        self._strips: dict[int, list[bool]] = {}
+        self._strips: dict[int, list[bool]] = {}  # by the first row of a strip: which of its tiles hold a sample twice
         self._only: Tile | None = None
 
     def __iter__(self) -> Iterator[Tile]:
@@ -53,16 +64,16 @@ class Tiles:
         if self._only is not None:
             yield self._only
             return
-        anchors, candidates = self.anchors.detach(), self.candidates.detach()
-        for top in range(0, len(anchors), self.size):
-            rows = slice(top, min(top + self.size, len(anchors)))
+        for top in range(0, len(self.anchors), self.size):
+            rows = slice(top, min(top + self.size, len(self.anchors)))
             for left in range(top if self.symmetric else self.columns.start, self.columns.stop, self.size):
                 cols = slice(left, min(left + self.size, self.columns.stop))
                 shape = (rows.stop - rows.start, cols.stop - cols.start)
                 # Autocast leaves products alone that are written into a buffer.
-                tile = rows, cols, torch.mm(anchors[rows], candidates[cols].T, out=self.buffer("sim", shape))
-                if shape == (len(anchors), self.columns.stop - self.columns.start):
-                    self._only = tile  # which nothing overwrites: the way back need not compute it again
+                room = self.buffer("sim", shape)
+                tile = rows, cols, torch.mm(self.anchors[rows], self.candidates[cols].T, out=room)
+                if shape == (len(self.anchors), self.columns.stop - self.columns.start):
+                    self._only = tile  # which nothing overwrites
                 yield tile
 
     def directions(self, rows: slice, cols: slice, sim: Tensor) -> Iterator[Tile]:
