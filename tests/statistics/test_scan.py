@@ -9,7 +9,7 @@ import torch
 from reference import loops
 
 import falseneg as fn
-from falseneg.statistics import scan
+from falseneg.statistics import scan, tiles
 
 
 @pytest.fixture(autouse=True, params=[2**21, 25])
@@ -146,8 +146,10 @@ def test_row_quantile_without_negatives():
     assert fn.row_quantile(contrast, 0.5)[0] == torch.inf
 
 
-@pytest.mark.parametrize("part", [None, "first"])
-def test_count_above(part):
+@pytest.mark.parametrize("size", [2, 512])
+@pytest.mark.parametrize("part", [None, "first", "second"])
+def test_count_above(part, size, monkeypatch):
+    monkeypatch.setattr(tiles, "TILE", size)
     contrast, _ = catalogue.contrast_of("bank")
     threshold = torch.tensor([0.0, -0.2, 0.3, 0.1], dtype=torch.float64)
     above, count = fn.count_above(contrast, threshold, part=part)

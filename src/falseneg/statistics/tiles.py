@@ -107,15 +107,12 @@ class Tiles:
         return negative
 
     def _all_differ(self, rows: slice, cols: slice) -> bool:
-        """Whether no row of a tile is known to show the sample of a column; the same for a tile and its mirror image."""
+        """Whether no row of a tile is known to show the sample of a column."""
         if not self.on_cpu or (self.symmetric and rows == cols):
             return False  # a device would have to be waited for; on the diagonal each row shows its own column's sample
-        top, left = rows.start, cols.start
-        if self.symmetric:
-            top, left = min(top, left), max(top, left)
-        if top not in self._strips:
-            self._strips[top] = self._shared_samples(slice(top, min(top + self.size, len(self.anchors))))
-        return not self._strips[top][(left - self.columns.start) // self.size]
+        if rows.start not in self._strips:
+            self._strips[rows.start] = self._shared_samples(rows)
+        return not self._strips[rows.start][(cols.start - self.columns.start) // self.size]
 
     def _shared_samples(self, rows: slice) -> list[bool]:
         """For each tile from these rows and any columns: whether a row is known to show the sample of a column."""
