@@ -152,6 +152,8 @@ def test_count_above(part, size, monkeypatch):
     monkeypatch.setattr(tiles, "TILE", size)
     contrast, _ = catalogue.contrast_of("bank")
     threshold = torch.tensor([0.0, -0.2, 0.3, 0.1], dtype=torch.float64)
+    for other in (None, "first"):
+        fn.count_above(contrast, threshold, part=other)  # what was counted elsewhere changes nothing
     above, count = fn.count_above(contrast, threshold, part=part)
     scores = scores_of(contrast, cols=contrast.columns(part))
     assert above.tolist() == [sum(s > threshold[i] for s in row) for i, row in enumerate(scores)]
