@@ -22,7 +22,8 @@ def train(folder, start, options):
     torch.manual_seed(time.time_ns())  # nothing may depend on it
     run = tiny_run(**options)
     run.method.load_state_dict(torch.load(start, weights_only=True))
-    fit(run, folder, resume=(folder / "checkpoints").exists())
+    # As a user would, who is told that the folder holds a run: before its first checkpoint, too.
+    fit(run, folder, resume=any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints")))
 
 
 class SignalAll(fn.InfoNCE):
