@@ -298,8 +298,12 @@ def test_very_low_temperature_in_float32(backend):
     assert float(stats.log_sum) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_pair_that_outweighs_its_row_leaves_nothing_where_several_rules_drop_it():
-    """In float32, at tau .02: what one rule keeps and another drops is e^100 times the rest of its row."""
+@pytest.mark.parametrize("tau", [0.02, 0.01])
+def test_a_pair_that_outweighs_its_row_leaves_nothing_where_several_rules_drop_it(tau):
+    """In float32, at tau .02: what one rule keeps and another drops is e^100 times the rest of its row.
+
+    At .01 no shift suits both rules.
+    """
     z = catalogue.unit(3, 8, seed=3)
     near = torch.nn.functional.normalize(z[:1] + 0.01 * z[1:2], dim=-1)
     rows = torch.cat([z[:1], near, -z[:1] + 0.3 * z[1:2], -z[:1] + 0.3 * z[2:3]])
@@ -310,7 +314,7 @@ def test_a_pair_that_outweighs_its_row_leaves_nothing_where_several_rules_drop_i
         anchors = fn.Embedded(leaf, torch.arange(4))
         contrast = fn.Contrast("views", anchors, anchors, leaf[:, :1])
         for drops in (rules[:2], rules):
-            levels = stats_of_levels(contrast, torch.tensor(0.02), drops, fn.ELIMINATE, backend)
+            levels = stats_of_levels(contrast, torch.tensor(tau), drops, fn.ELIMINATE, backend)
             logs = torch.stack([stats.log_sum for stats in levels])
             results.append([logs, *torch.autograd.grad(logs[:2].sum(), leaf)])
     for got, expected in zip(results[:2], results[2:], strict=True):
