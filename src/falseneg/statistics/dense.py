@@ -26,14 +26,13 @@ class DenseSweep:
         with torch.autocast(anchors.device.type, enabled=False):
             self.sim = anchors @ candidates.T
         self.tau = tau.to(self.sim.dtype).expand(len(anchors))[:, None]
-        self.rows, self.cols = slice(0, len(anchors)), slice(0, len(candidates))
+        self._known: dict[PairRule, tuple[Tensor, Tensor]] = {}
 
     def totals(self, rules: Sequence[PairRule], scale: float, cosines: bool) -> Totals:
         return stacked([self._totals(rule, scale) for rule in rules])
 
     def _totals(self, rule: PairRule, scale: float) -> Totals:
-        negative, flagged = masks(self.contrast, rule, self.rows, self.cols, self.sim)
-        pushed = pushed_away(self.contrast, self.cols, negative)
+        pushed, flagged = self._masks(rule)
         logits = weighted_logits(scale * self.sim / self.tau, pushed, flagged, self.strategy)
         empty = (logits == -torch.inf).all(dim=1)
         log_sum = logits.masked_fill(empty[:, None], 0).logsumexp(dim=1).masked_fill(empty, -torch.inf)
@@ -41,6 +40,14 @@ class DenseSweep:
         return log_sum, flagged_sim, pushed.sum(dim=1), flagged.sum(dim=1), (pushed & flagged).sum(dim=1)
 
     def over_flagged(self, rule: PairRule, log_rest: Tensor) -> Tensor:
-        _, flagged = masks(self.contrast, rule, self.rows, self.cols, self.sim)
+        _, flagged = self._masks(rule)
         terms = softplus(log_rest[:, None] - self.sim / self.tau, threshold=SOFTPLUS_IS_LINEAR)
         return torch.where(flagged, terms, 0).sum(dim=1)
+
+    def _masks(self, rule: PairRule) -> tuple[Tensor, Tensor]:
+        """(N, M) bool: the pairs that are pushed away, and the flagged negatives; found once, for all that asks."""
+        if rule not in self._known:
+            rows, cols = (slice(0, length) for length in self.sim.shape)
+            negative, flagged = masks(self.contrast, rule, rows, cols, self.sim)
+            self._known[rule] = pushed_away(self.contrast, cols, negative), flagged
+        return self._known[rule]

@@ -110,7 +110,10 @@ def negative_stats(
 def stats_of_levels(
     contrast: Contrast, tau: Tensor, rules: Sequence[PairRule], strategy: Strategy, backend: Backend = "auto"
 ) -> list[NegativeStats]:
-    """`negative_stats` of several rules, which share the visit of each pair: far cheaper than one after another."""
+    """`negative_stats` of several rules, which share the visit of each pair: far cheaper than one after another.
+
+    Takes what `negative_stats` takes, and refuses the same, but any number of rules; gives the statistics of each.
+    """
     sweep = _form(contrast, rules, backend)(contrast, tau, strategy)
     found, attracts = [], strategy.positive > 0
     for rule, totals in zip(rules, zip(*sweep.totals(rules, 1.0, attracts), strict=True), strict=True):
