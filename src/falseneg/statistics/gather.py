@@ -31,6 +31,15 @@ def from_first_rank(tensor: Tensor) -> Tensor:
     return sent.to(tensor.device)
 
 
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of all ranks' tensors of one shape, on every rank. Without gradient."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
 def gather(embedded: Embedded) -> Embedded:
     """The rows of all ranks, rank after rank, with their gradients; ranks may hold different numbers of rows.
 
