@@ -60,6 +60,15 @@ def gather_rows(rows: Tensor) -> Tensor:
     return gathered
 
 
+def place_of_rank(rows: Tensor) -> slice:
+    """Where this rank's (n, …) rows stand among those that `gather_rows` brings together."""
+    if world_size() == 1:
+        return slice(0, len(rows))
+    counts = gather_rows(torch.tensor([len(rows)], device=rows.device)).tolist()
+    first = sum(counts[: rank()])
+    return slice(first, first + len(rows))
+
+
 def global_mean(losses: Tensor) -> Tensor:
     """The mean over the anchors of all ranks, scaled for gradients that are averaged over the ranks.
 
