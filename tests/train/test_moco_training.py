@@ -174,7 +174,7 @@ def test_weights_to_start_from_begin_with_an_empty_bank(tmp_path, source):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": moco(bank=31)}, "bank is 31, but a step of 32 images yields 32 keys; give a bank of at least 32"),
+        ({"method": moco(shuffle_groups=17)}, "a process sees 32 images in a step; give groups of at least 2 images"),
         ({"method": moco(), "precision": "bf16-true"}, "momentum network would stand still"),
         ({"sync_batch_norm": True, "accelerator": "cpu"}, "sync_batch_norm needs CUDA devices"),
         (

@@ -55,23 +55,30 @@ class Embeddings:
         sample: (B,) int64 data-set rows.
         keys: (B, V, D) main views as a momentum encoder sees them, without gradient, of those views that the method
             compares with; None without such an encoder.
+        support_keys: (B, S, D) support views as a momentum encoder sees them, without gradient, where ``support`` is
+            what the main one makes of them as positives; None elsewhere.
     """
 
     main: Tensor
     support: Tensor | None
     sample: Tensor
     keys: Tensor | None = None
+    support_keys: Tensor | None = None
 
     @staticmethod
     def cat(pieces: list[Embeddings]) -> Embeddings:
         """One batch from pieces of it."""
-        supports = [piece.support for piece in pieces if piece.support is not None]
-        keys = [piece.keys for piece in pieces if piece.keys is not None]
+
+        def whole(parts: list[Tensor | None]) -> Tensor | None:
+            given = [part for part in parts if part is not None]
+            return torch.cat(given) if given else None
+
         return Embeddings(
             torch.cat([piece.main for piece in pieces]),
-            torch.cat(supports) if supports else None,
+            whole([piece.support for piece in pieces]),
             torch.cat([piece.sample for piece in pieces]),
-            torch.cat(keys) if keys else None,
+            whole([piece.keys for piece in pieces]),
+            whole([piece.support_keys for piece in pieces]),
         )
 
 

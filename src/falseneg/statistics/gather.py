@@ -60,6 +60,14 @@ def gather_rows(rows: Tensor) -> Tensor:
     return gathered
 
 
+def order_of_one(rows: Tensor) -> Tensor:
+    """(sum of n,) int64: puts what `gather_rows` brings together in the order in which one process would hold it.
+
+    The ranks of a batch take its images in turn (`EpochSampler`): the first of each, then the second of each, …
+    """
+    return gather_rows(torch.arange(len(rows), device=rows.device)).argsort(stable=True)
+
+
 def place_of_rank(rows: Tensor) -> slice:
     """Where this rank's (n, …) rows stand among those that `gather_rows` brings together."""
     if world_size() == 1:
