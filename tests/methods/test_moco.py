@@ -342,6 +342,14 @@ def test_keys_are_normalised_with_others_than_queries(groups):
     assert own.together == [list(range(12))]
 
 
+def test_what_is_not_hidden_is_said():
+    assert "positive key is normalised with the query's own batch" in moco(norm=True).caution()
+    for hidden in ({"shuffle_groups": 2}, {"denominator": "batch"}):
+        assert moco(norm=True, **hidden).caution() == ""
+    assert moco(norm=True, shuffle_groups=1).caution(), "one process has no other ranks to shuffle with"
+    assert moco().caution() == "", "nothing is normalised by its batch"
+
+
 def test_groups_of_at_least_two_images():
     moco(shuffle_groups=4).negatives(8)
     with pytest.raises(fn.UserError, match="shuffle_groups is 4, but a process sees 7 images .* so at most 3 groups"):

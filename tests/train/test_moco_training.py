@@ -176,6 +176,7 @@ def test_weights_to_start_from_begin_with_an_empty_bank(tmp_path, source):
     [
         ({"method": moco(shuffle_groups=17)}, "a process sees 32 images in a step; give groups of at least 2 images"),
         ({"method": moco(), "precision": "bf16-true"}, "momentum network would stand still"),
+        ({"method": moco(shuffle_groups=2), "sync_batch_norm": True}, "undoes the method's shuffle_groups"),
         ({"sync_batch_norm": True, "accelerator": "cpu"}, "sync_batch_norm needs CUDA devices"),
         (
             {"method": moco(bank=0, denominator="batch"), "detector": fn.SupportSet(top_k=3, part="bank")},

@@ -100,6 +100,9 @@ class Method(nn.Module):
     support_views: int = 0
     """How many support views of each image the method wants."""
 
+    shuffle_groups: int = 0
+    """Whether the method shuffles BatchNorm, which synchronised statistics would undo."""
+
     contrast_names: tuple[str, ...] = ("views",)
     """The names of the contrasts of a step."""
 
@@ -133,6 +136,10 @@ class Method(nn.Module):
             UserError: the method cannot work with so many.
         """
         raise NotImplementedError
+
+    def caution(self) -> str:
+        """What should be known before training, in a sentence; nothing for most methods."""
+        return ""
 
     def after_step(self, clock: Clock) -> None:
         """Called after each optimiser step: momentum update, enqueue."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
@@ -203,6 +204,17 @@ class MoCo(Method):
             )
         keys = self.views if self.symmetric and self.views > 2 else self.views - 1
         return keys * (images - 1) + (0 if self.bank is None else self.bank.length)
+
+    def caution(self) -> str:
+        """Whether the positive can be told from the bank's keys by BatchNorm (MoCo, section 3.3)."""
+        shuffled = self.shuffle_groups > 1 or (self.shuffle_groups == 1 and world_size() > 1)
+        normalised = any(isinstance(module, _BatchNorm) for module in self.momentum_network.modules())
+        if shuffled or not normalised or self.denominator == "batch":
+            return ""
+        return (
+            "note: a query's positive key is normalised with the query's own batch, the bank's keys are not, which can give it "
+            "away (MoCo, section 3.3); --method.shuffle-groups 8 normalises queries and keys in different groups"
+        )
 
     def after_step(self, clock: Clock) -> None:
         """Let the momentum network follow, and store the keys of the step."""

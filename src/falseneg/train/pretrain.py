@@ -138,7 +138,8 @@ def _start(
 def _learner(run: Run, data: Prepared, criterion: nn.Module, fabric: Fabric) -> Learner:
     """Modules on their devices, and the optimiser."""
     method = run.method
-    wanted = fabric.device.type == "cuda" if run.sync_batch_norm is None else run.sync_batch_norm
+    suitable = fabric.device.type == "cuda" and not method.shuffle_groups
+    wanted = suitable if run.sync_batch_norm is None else run.sync_batch_norm
     if fabric.world_size > 1 and wanted:
         # Statistics of a rank's own views would let the encoder tell positives by them (SimCLR, section 2.2).
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
@@ -211,6 +212,8 @@ def _describe(training: Training) -> None:
     )
     name = getattr(method.encoder, "name", "encoder")
     say(f"{name}{stem}: {parameters:,} parameters with the head, views of {data.size} pixels{crops}")
+    if caution := method.caution():
+        say(caution)
     pieces = f" in {run.accumulate} pieces" if run.accumulate > 1 else ""
     epochs = f"{clock.epochs} epoch{'s' * (clock.epochs > 1)}"
     say(f"{epochs} of {clock.steps_per_epoch} steps, {data.batch_size} images each{pieces}, on {device}")
