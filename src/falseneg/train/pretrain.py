@@ -60,7 +60,7 @@ def fit(
 
     Returns:
         The figures of the "final" line of metrics.jsonl: seconds, seconds_per_epoch, peak_memory_mib, and, where there
-        are labels and a test set, knn, linear, few_label and few_label_sd.
+        are labels and a test set, knn, linear, few_label, few_label_sd and test_images, the labelled ones.
 
     Raises:
         UserError: something that the user can mend, in one sentence; checkpoints stay as they were.
@@ -257,6 +257,7 @@ def _finish(training: Training) -> dict[str, Any]:
             figures |= evaluate(
                 encoder, data.train, data.test, data.size, device=device, workers=workers, seed=run.seed
             )
+            figures["test_images"] = 0 if (labels := data.test.labels) is None else int((labels >= 0).sum())
         if isinstance(encoder, Encoder):
             encoder.save(folder / ENCODER)
         training.metrics.write("final", figures)
