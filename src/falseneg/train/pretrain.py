@@ -255,7 +255,15 @@ def _finish(training: Training) -> dict[str, Any]:
             training.progress.message("measuring the features: nearest neighbours, linear probe, few labels")
             device, workers = training.fabric.device, data.workers
             figures |= evaluate(
-                encoder, data.train, data.test, data.size, device=device, workers=workers, seed=run.seed
+                encoder,
+                data.train,
+                data.test,
+                data.size,
+                device=device,
+                workers=workers,
+                seed=run.seed,
+                few_labels=run.few_labels,
+                few_label_draws=run.few_label_draws,
             )
             figures["test_images"] = 0 if (labels := data.test.labels) is None else int((labels >= 0).sum())
         if isinstance(encoder, Encoder):
@@ -269,7 +277,10 @@ def _finish(training: Training) -> dict[str, Any]:
 
 def _farewell(training: Training, figures: dict[str, Any]) -> None:
     say, encoder = training.progress.message, training.learner.method.encoder
-    named = (("knn", "nearest neighbours"), ("linear", "linear probe"), ("few_label", "5 labels a class"))
+    from falseneg.evaluation.few_label import few_label_name
+
+    few = few_label_name(training.run.few_labels)
+    named = (("knn", "nearest neighbours"), ("linear", "linear probe"), ("few_label", few))
     measured = [f"{name} {figures[key]:.1%}" for key, name in named if figures.get(key) is not None]
     spent = f"done in {duration(training.seconds)} of training"
     say(f"{spent}; accuracy: {', '.join(measured)}" if measured else spent)
