@@ -7,11 +7,12 @@ Formats: ``results.json`` is a list with one object for each variant and seed, s
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from falseneg.compare.summary import BASELINE, Summary, summarise
+from falseneg.compare.summary import ACCURACIES, BASELINE, PRIMARY, Summary, summarise
 from falseneg.report.read import RunRecord, is_run, read_run
 
 
@@ -61,7 +62,14 @@ def read_comparison(folder: Path) -> ComparisonRecord:
         ]
     settings = folder / "compare.yaml"
     text = settings.read_text("utf-8", errors="replace") if settings.is_file() else ""
-    return ComparisonRecord(folder.resolve().name, text, results, summarise(results), runs, notes)
+    summary = summarise(results, _primary(text))
+    return ComparisonRecord(folder.resolve().name, text, results, summary, runs, notes)
+
+
+def _primary(settings: str) -> str:
+    """The measure that was fixed before the runs."""
+    found = re.search(rf"^primary: ({'|'.join(ACCURACIES)})$", settings, re.MULTILINE)
+    return found[1] if found else PRIMARY
 
 
 def _read_results(path: Path, notes: list[str]) -> list[dict[str, Any]]:

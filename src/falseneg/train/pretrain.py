@@ -60,7 +60,7 @@ def fit(
 
     Returns:
         The figures of the "final" line of metrics.jsonl: seconds, seconds_per_epoch, peak_memory_mib, and, where there
-        are labels and a test set, knn, linear, few_label and few_label_sd.
+        are labels and a test set, knn, linear, few_label, few_label_sd and test_images, the labelled ones.
 
     Raises:
         UserError: something that the user can mend, in one sentence; checkpoints stay as they were.
@@ -258,8 +258,17 @@ def _finish(training: Training) -> dict[str, Any]:
             training.progress.message("measuring the features: nearest neighbours, linear probe, few labels")
             device, workers = training.fabric.device, data.workers
             figures |= evaluate(
-                encoder, data.train, data.test, data.size, device=device, workers=workers, seed=run.seed
+                encoder,
+                data.train,
+                data.test,
+                data.size,
+                device=device,
+                workers=workers,
+                seed=run.seed,
+                few_labels=run.few_labels,
+                few_label_draws=run.few_label_draws,
             )
+            figures["test_images"] = 0 if (labels := data.test.labels) is None else int((labels >= 0).sum())
         if isinstance(encoder, Encoder):
             encoder.save(folder / ENCODER)
         training.metrics.write("final", figures)
@@ -271,7 +280,10 @@ def _finish(training: Training) -> dict[str, Any]:
 
 def _farewell(training: Training, figures: dict[str, Any]) -> None:
     say, encoder = training.progress.message, training.learner.method.encoder
-    named = (("knn", "nearest neighbours"), ("linear", "linear probe"), ("few_label", "5 labels a class"))
+    from falseneg.evaluation.few_label import few_label_name
+
+    few = few_label_name(training.run.few_labels)
+    named = (("knn", "nearest neighbours"), ("linear", "linear probe"), ("few_label", few))
     measured = [f"{name} {figures[key]:.1%}" for key, name in named if figures.get(key) is not None]
     spent = f"done in {duration(training.seconds)} of training"
     say(f"{spent}; accuracy: {', '.join(measured)}" if measured else spent)

@@ -66,6 +66,8 @@ class Run:
         evaluate_every: duration after which kNN accuracy is measured during training, for which labels are needed; None
             measures only at the end.
         evaluate_linear: measure the linear probe, too, whenever kNN accuracy is measured during training.
+        few_labels: labelled images of each class that the few-label classifier learns from at the end.
+        few_label_draws: how many times they are drawn; the accuracy is the mean.
         log_every: optimiser steps from one logged line to the next.
         expected_classes: how many classes to expect in the data: sets what a detector leaves open, such as its share of
             flagged negatives (1 / classes).
@@ -106,6 +108,8 @@ class Run:
     keep_every: str | None = None
     evaluate_every: str | None = None
     evaluate_linear: bool = False
+    few_labels: int = 5
+    few_label_draws: int = 10
     log_every: int = 10
     expected_classes: int | None = None
     compile_encoder: bool = False
@@ -137,6 +141,8 @@ class Run:
         for name, least in (
             ("epochs", 1),
             ("accumulate", 1),
+            ("few_labels", 1),
+            ("few_label_draws", 1),
             ("log_every", 1),
             ("devices", 1),
             ("seed", 0),
