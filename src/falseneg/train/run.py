@@ -47,7 +47,8 @@ class Run:
             them is as the support augmentation says.
         optimiser: AdamW, SGD or LARS, with its learning rate and weight decay.
         test: labelled images to measure accuracy on; None takes the data set's own test split, if it has one.
-        holdout: the share of labelled data that is set aside for measuring where there is no test set; from 0 to below 1.
+        holdout: the share of the labelled images that is set aside for measuring where there is no test set, drawn by row
+            whatever the labels say; from 0 to below 1.
         epochs: passes over the data.
         batch_size: images in one optimiser step, over all processes.
         accumulate: pieces in which each process encodes its part of a batch (the gradient cache): the same gradients, but
