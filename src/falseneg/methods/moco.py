@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views, unit_rows
+from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows
 from falseneg.methods.memory_bank import MemoryBank
 from falseneg.models import Encoder, Momentum, ProjectionHead
 from falseneg.statistics.gather import gather_rows
@@ -128,9 +129,10 @@ class MoCo(Method):
     def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
         if self.support_as_positives and embeddings.support is None:
             raise UserError("MoCo: support_as_positives needs support views; give support_views, or multi_crop")
+        embeddings = replace(embeddings, sample=told_apart(embeddings.sample))
         assert embeddings.keys is not None
         keys, sample = gather_rows(embeddings.keys), gather_rows(embeddings.sample)
-        self._new_keys = _embedded(keys, sample)
+        self._new_keys = _embedded(keys, sample.clamp(min=NOBODY))  # in a later step the numbers of nobody are others'
         if not self.symmetric:
             return [
                 self._contrast("views", embeddings.main[:, 0], embeddings, embeddings.keys, _embedded(keys, sample))
