@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views, unit_rows
+from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows
 from falseneg.methods.memory_bank import MemoryBank
 from falseneg.models import Encoder, Momentum, ProjectionHead
 from falseneg.statistics.gather import from_first_rank, gather_rows, order_of_one, place_of_rank, rank, world_size
@@ -175,10 +175,12 @@ class MoCo(Method):
             )
         if self.support_from_views:
             embeddings = replace(embeddings, support=embeddings.keys)
+        embeddings = replace(embeddings, sample=told_apart(embeddings.sample))
         assert embeddings.keys is not None
         keys, sample = gather_rows(embeddings.keys), gather_rows(embeddings.sample)
         order = order_of_one(embeddings.sample)
-        self._new_keys = _embedded(keys[order], sample[order])
+        # In a later step the numbers of nobody are others'.
+        self._new_keys = _embedded(keys[order], sample[order].clamp(min=NOBODY))
         if not self.symmetric or self.views > 2:
             everyone = self._candidates(_embedded(keys, sample))
         if not self.symmetric:

@@ -23,7 +23,7 @@ from falseneg.models import Encoder
 from falseneg.train.checkpoint import LAST, check_settings, load_checkpoint, load_module
 from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
 from falseneg.train.estimate import estimate
-from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claim, final_figures, write_about
+from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claimed, final_figures, write_about
 from falseneg.train.guards import determinism, in_one_sentence
 from falseneg.train.loop import Training
 from falseneg.train.metrics import FILE, Metrics, further_loggers
@@ -71,9 +71,9 @@ def fit(
     fabric = _connect(run)
     if run.compile_encoder:
         check_compiler(fabric.device)
-    with in_one_sentence():
+    with in_one_sentence(), contextlib.ExitStack() as held:
         if fabric.is_global_zero:
-            claim(folder, resume)
+            held.enter_context(claimed(folder, resume))
         if resume and (figures := final_figures(folder)) is not None:
             return figures
         fabric.launch()
