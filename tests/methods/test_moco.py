@@ -120,20 +120,25 @@ def test_denominators_and_where_the_detector_looks(views, symmetric, support, de
 
     tau, total, held = torch.tensor(0.25, dtype=torch.float64), 0, method.bank.contents()
     bank = [("bank", int(sample), z) for sample, z in zip(held.sample, held.z, strict=True)]
-    queries = range(views) if symmetric else [0]
-    for view in queries:
-        keys = [other for other in range(views) if other != view] if symmetric else range(views - 1)
-        # MoCo v3 compares with the other view only; with more views, all keys of all other images are candidates.
-        seen = range(views) if symmetric and views > 2 else keys
-        batch = [("batch", int(SAMPLE[b]), embeddings.keys[b, v]) for b in range(IMAGES) for v in seen]
-        for b in range(IMAGES):
-            query = embeddings.main[b, view if symmetric else 0]
-            positives = [similarity(query, embeddings.keys[b, v]) for v in keys]
-            positives += [similarity(query, embeddings.support[b, s]) for s in range(support)]
-            others = [(p, similarity(query, z)) for p, sample, z in batch + bank if sample != int(SAMPLE[b])]
-            negatives = [(s, part in (None, p) and s > threshold, denominator in ("both", p)) for p, s in others]
-            of_one = moco_loops.parted(positives, negatives, tau, wanted.positive, wanted.negative, wanted.renormalise)
-            total = total + of_one / IMAGES / len(queries)
+    queries = list(range(views)) if symmetric else [0]
+    keys = range(views) if symmetric else range(views - 1)
+
+    def of_one(b, query, own, seen):
+        batch = [("batch", int(SAMPLE[image]), embeddings.keys[image, v]) for image in range(IMAGES) for v in seen]
+        positives = [similarity(query, embeddings.keys[b, v]) for v in own]
+        others = [(p, similarity(query, z)) for p, sample, z in batch + bank if sample != int(SAMPLE[b])]
+        negatives = [(s, part in (None, p) and s > threshold, denominator in ("both", p)) for p, s in others]
+        return moco_loops.parted(positives, negatives, tau, wanted.positive, wanted.negative, wanted.renormalise)
+
+    for b in range(IMAGES):
+        for view in queries:
+            own = [v for v in keys if not symmetric or v != view]
+            # MoCo v3 compares with the other view only; with more views, all keys of all other images are candidates.
+            seen = own if symmetric and views == 2 else keys
+            total = total + of_one(b, embeddings.main[b, view if symmetric else 0], own, seen)
+        for crop in range(support):  # a query like the views, whose positives are all keys of its image
+            total = total + of_one(b, embeddings.support[b, crop], keys, keys)
+    total = total / IMAGES / (len(queries) + support)
     leaves = embeddings.main if not support else [embeddings.main, embeddings.support]
     for leaf in [leaves] if not support else leaves:
         assert_same(loss, total, leaf)
@@ -236,25 +241,34 @@ def test_queries_and_keys(symmetric, prediction):
 @pytest.mark.parametrize("from_main", [False, True])
 @pytest.mark.parametrize("as_positives", [False, True])
 def test_support_views(from_main, as_positives):
-    """Which network scores the negatives has nothing to do with which one learns from the crops: always the main one."""
+    """Which network scores the negatives has nothing to do with which one learns from the crops: always the main one.
+
+    As positives they are queries of the keys of their image, and pass the prediction head as queries do.
+    """
     method = moco(prediction_layers=1, support_views=5, support_from_main=from_main, support_as_positives=as_positives)
     batch = images(support=(2, 3))
     with torch.no_grad():
         method.head[0].weight.add_(0.1)
     found = method.encode(batch)
-    main, momentum = ([8, 12] if by else [] for by in (from_main or as_positives, not from_main))
-    assert passes(method) == [[4, *main], [4, *momentum]]  # one pass for each group and network
+    main = [8, 12] * as_positives + [8, 12] * from_main
+    assert passes(method) == [[4, *main], [4] + [8, 12] * (not from_main)]  # one pass for each group and network
     crops = [torch.cat([group[b] for group in batch.support]) for b in range(IMAGES)]
     networks = nn.Sequential(method.encoder, method.head), method.momentum_network.network
     by_main, by_momentum = (normalize(torch.stack([network(c) for c in crops]), dim=-1) for network in networks)
-    (contrast,) = method.contrasts(found)
-    space = contrast.spaces["support"]
-    torch.testing.assert_close(space.queries, by_main if from_main else by_momentum)
-    assert space.query_of.tolist() == [0, 1, 2, 3] and not space.queries.requires_grad
-    assert space.candidates is contrast.candidates.z
-    assert contrast.positives.shape == (4, 6 if as_positives else 1)
+    contrasts = method.contrasts(found)
+    assert [contrast.name for contrast in contrasts] == list(method.contrast_names)
+    for contrast, number in zip(contrasts, (1, 5), strict=False):
+        space = contrast.spaces["support"]
+        torch.testing.assert_close(space.queries, by_main if from_main else by_momentum)
+        assert space.query_of.tolist() == torch.arange(4).repeat_interleave(number).tolist()
+        assert space.candidates is contrast.candidates.z and not space.queries.requires_grad
+        assert contrast.positives.shape == (4 * number, 1)
+        assert contrast.weight == pytest.approx(number / (6 if as_positives else 1))
     if as_positives:
-        torch.testing.assert_close(contrast.positives[:, 1:], (by_main @ found.main[:, 0, :, None])[..., 0])
+        queries = torch.stack([method.prediction(networks[0](c)) for c in crops])
+        torch.testing.assert_close(contrasts[1].anchors.z.unflatten(0, (4, 5)), normalize(queries, dim=-1))
+        assert contrasts[1].anchors.sample.tolist() == torch.arange(4).repeat_interleave(5).tolist()
+        passes(method)
     assert found.support.requires_grad == as_positives
     passes(method)
     again = method.encode_again(batch)

@@ -61,7 +61,7 @@ class MoCo(Method):
         head_last_batch_norm: end the projection head with a BatchNorm (MoCo v3, FNC).
         head_last_affine: whether that one has weights and biases (MoCo v3: no).
         prediction_layers: layers of the prediction head on top of the queries' projection head (MoCo v3), 1 to 3; 0 for
-            none. Support views never pass it: they are compared as keys are.
+            none. Negatives are scored against support views that have not passed it, as the keys have not.
         momentum: of the momentum network's weights at each step, from 0 to 1; .999 looks back over about 1,000
             steps, so take less for a training of few steps.
         cosine_momentum: let the momentum rise to 1 over the training, along half a cosine (BYOL, MoCo v3).
@@ -72,8 +72,9 @@ class MoCo(Method):
         support_views: further views of each image that help to detect false negatives (FNC).
         support_from_main: negatives are scored against the support views as the main network embeds them, not as the
             momentum network does.
-        support_as_positives: the support views are positives as well, as the main network embeds them, with gradient:
-            multi-crop, if they are small, as in section 4.1.2 of FNC.
+        support_as_positives: the support views are positives as well: multi-crop, if they are small, as in section 4.1.2 of
+            FNC. They are queries then, with gradient, whose positives are the keys of their image (contrast "crops"); all
+            queries weigh the same.
         support_from_views: the keys of all main views of an image are its support set, at no further cost: one set of
             flagged negatives for each image, shared by its V queries (FNC as released). Needs ``symmetric``.
         keep_own_keys: keep an anchor's own keys of earlier steps among its negatives, as MoCo's and FNC's released code
@@ -129,6 +130,7 @@ class MoCo(Method):
         self.support_from_main, self.support_as_positives = support_from_main, support_as_positives
         self.support_from_views, self.shuffle_groups = support_from_views, shuffle_groups
         self.contrast_names = tuple(f"view {v + 1}" for v in range(views)) if symmetric else ("views",)
+        self.contrast_names += ("crops",) if support_as_positives else ()
         self._new_keys: Embedded | None = None
 
     def encode(self, views: Views) -> Embeddings:
@@ -140,24 +142,25 @@ class MoCo(Method):
         keys = self._keys(views.main if self.symmetric else views.main[:, 1:])
         if not views.support:
             return replace(with_gradient, keys=keys)
-        positives = with_gradient.support
-        if not self.support_from_main:
-            seen = torch.cat([self._keys(group) for group in views.support], dim=1)
-            by_momentum = {"support": seen} if positives is None else {"support_keys": seen}
-            return replace(with_gradient, keys=keys, **by_momentum)
-        if positives is None:
+        crops = with_gradient.support
+        if self.support_from_main and crops is not None and self.prediction is None:
+            return replace(with_gradient, keys=keys)  # what learns is also what detects
+        if self.support_from_main:
             with torch.no_grad():
-                positives = self._main_support(views)
-        return replace(with_gradient, keys=keys, support=positives)
+                scored = self._of_groups(self._in_groups(self._main_network()), views)
+        else:
+            scored = torch.cat([self._keys(group) for group in views.support], dim=1)
+        of_support = {"support": scored} if crops is None else {"support_keys": scored}
+        return replace(with_gradient, keys=keys, **of_support)
 
     def encode_again(self, views: Views) -> Embeddings:
-        main = unit_rows(self._in_groups(self._queries), views.main if self.symmetric else views.main[:, :1])
-        crops = self._main_support(views) if views.support and self.support_as_positives else None
+        network = self._in_groups(self._queries)
+        main = unit_rows(network, views.main if self.symmetric else views.main[:, :1])
+        crops = self._of_groups(network, views) if views.support and self.support_as_positives else None
         return Embeddings(main, crops, views.sample)
 
-    def _main_support(self, views: Views) -> Tensor:
-        """(B, S, D) support views by the main network, which the prediction head does not see."""
-        network = self._in_groups(self._main_network())
+    def _of_groups(self, network: Callable[[Tensor], Tensor], views: Views) -> Tensor:
+        """(B, S, D) support views by a network, each group in one pass."""
         return torch.cat([unit_rows(network, group) for group in views.support], dim=1)
 
     @torch.no_grad()
@@ -181,15 +184,17 @@ class MoCo(Method):
         order = order_of_one(embeddings.sample)
         # In a later step the numbers of nobody are others'.
         self._new_keys = _embedded(keys[order], sample[order].clamp(min=NOBODY))
-        if not self.symmetric or self.views > 2:
-            everyone = self._candidates(_embedded(keys, sample))
-        if not self.symmetric:
-            return [self._contrast("views", embeddings.main[:, 0], embeddings, embeddings.keys, everyone)]
-        contrasts = []
-        for view, name in enumerate(self.contrast_names):
-            others = _without(embeddings.keys, view)
-            candidates = everyone if self.views > 2 else self._candidates(_embedded(_without(keys, view), sample))
-            contrasts.append(self._contrast(name, embeddings.main[:, view], embeddings, others, candidates))
+        everyone, contrasts = self._candidates(_embedded(keys, sample)), []
+        for view, name in enumerate(self.contrast_names[: embeddings.main.shape[1]]):
+            own, against = embeddings.keys, everyone
+            if self.symmetric:
+                own = _without(own, view)
+            if self.symmetric and self.views == 2:
+                against = self._candidates(_embedded(_without(keys, view), sample))
+            contrasts.append(self._contrast(name, embeddings.main[:, view : view + 1], embeddings, own, against))
+        if self.support_as_positives:
+            assert embeddings.support is not None
+            contrasts.append(self._contrast("crops", embeddings.support, embeddings, embeddings.keys, everyone))
         return contrasts
 
     def negatives(self, images: int) -> int:
@@ -285,18 +290,21 @@ class MoCo(Method):
         positive_keys: Tensor,
         against: tuple[Embedded, dict[str, slice]],
     ) -> Contrast:
-        """Queries (B, D) against candidates; their positives are (B, K, D) keys."""
+        """Queries (B, Q, D) against candidates; the positives of each are its image's (B, K, D) keys."""
         candidates, parts = against
-        positives, spaces = [positive_keys], {}
+        number, spaces = queries.shape[1], {}
+        image_of = torch.arange(len(queries), device=queries.device).repeat_interleave(number)
         if embeddings.support is not None:
-            images = torch.arange(len(queries), device=queries.device)
-            queries_of = embeddings.support if embeddings.support_keys is None else embeddings.support_keys
-            spaces["support"] = Space(queries_of.detach(), images, candidates.z)
-            positives += [embeddings.support] if self.support_as_positives else []
-        cosines = (torch.cat(positives, dim=1) @ queries[:, :, None])[:, :, 0]
-        anchors, weight = Embedded(queries, embeddings.sample), 1 / len(self.contrast_names)
+            scored = embeddings.support if embeddings.support_keys is None else embeddings.support_keys
+            spaces["support"] = Space(scored.detach(), image_of, candidates.z)
+        cosines = (queries @ positive_keys.mT).flatten(0, 1)
+        anchors = Embedded(queries.flatten(0, 1), embeddings.sample.repeat_interleave(number))
         pushed = None if self.denominator == "both" else self.denominator
-        return Contrast(name, anchors, candidates, cosines, spaces, parts, weight, pushed)
+        every = embeddings.main.shape[1]
+        if self.support_as_positives:
+            assert embeddings.support is not None
+            every += embeddings.support.shape[1]
+        return Contrast(name, anchors, candidates, cosines, spaces, parts, number / every, pushed)
 
 
 def _check(momentum: float, bank: int, denominator: str, views: int, support_views: int) -> None:
