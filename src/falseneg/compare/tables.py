@@ -103,8 +103,8 @@ def of_test_images(summary: Summary) -> str:
     accuracy, difference = (f"{100 * error:.1f}" for error in summary.test_error)
     return (
         f"They are over seeds, on the same {summary.test_images:,} test images. Other test images would move an accuracy by "
-        f"about ±{accuracy} points (one standard error), and a difference by at most ±{difference}, because variants mostly "
-        "fail on the same images."
+        f"about ±{accuracy} points (one standard error), and a difference by at most ±{difference}, less where both fail on "
+        "the same images."
     )
 
 
