@@ -41,19 +41,34 @@ def test_subset_renumbers_rows_and_keeps_everything_else():
     assert subset.class_names == digits.class_names and len(subset.test_set()) == 360
 
 
-def test_holdout_is_stratified_disjoint_and_known_by_its_seed():
+def test_holdout_is_disjoint_and_known_by_its_seed():
     digits = Digits()
     rest, out = split_holdout(digits, 0.1, seed=1)
     assert sorted(rest.rows.tolist() + out.rows.tolist()) == list(range(len(digits)))
-    assert out.labels.bincount().sub(digits.labels.bincount() * 0.1).abs().max() <= 0.5
+    assert len(out) == round(0.1 * len(digits))
     assert torch.equal(out.rows, split_holdout(digits, 0.1, seed=1)[1].rows)
     assert not torch.equal(out.rows, split_holdout(digits, 0.1, seed=2)[1].rows)
 
 
-def test_holdout_keeps_a_rare_class_on_both_sides():
-    rest, out = split_holdout(Plain(24, torch.tensor([0] * 20 + [1] * 2 + [2] + [-1])), 0.1, seed=0)
-    assert out.labels.tolist().count(1) == 1 and rest.labels.tolist().count(1) == 1
-    assert rest.labels.tolist().count(2) == 1
+def test_holdout_does_not_depend_on_what_labels_say():
+    labels = torch.arange(40) % 5
+    labels[::8] = -1
+    shuffled = labels.clone()
+    known = (labels >= 0).nonzero().flatten()
+    shuffled[known] = labels[known.flip(0)] * 7
+    rest, out = split_holdout(Plain(40, labels), 0.2, seed=3)
+    assert not torch.equal(labels, shuffled) and len(out) == 7
+    assert torch.equal(out.rows, split_holdout(Plain(40, shuffled), 0.2, seed=3)[1].rows)
+    assert torch.equal(rest.rows, split_holdout(Plain(40, shuffled), 0.2, seed=3)[0].rows)
+
+
+def test_holdout_is_drawn_among_the_labelled_images():
+    labels = torch.full((30,), -1)
+    labels[10:20] = 0
+    rest, out = split_holdout(Plain(30, labels), 0.05, seed=0)
+    assert len(out) == 1 and out.labels.tolist() == [0] and len(rest) == 29
+    with_none = Plain(30, torch.full((30,), -1))
+    assert torch.equal(split_holdout(with_none, 0.1, seed=0)[1].rows, split_holdout(Plain(30), 0.1, seed=0)[1].rows)
 
 
 def test_holdout_without_labels():

@@ -361,3 +361,12 @@ def test_memory_is_pinned_for_cuda_only(digits):
     view_set, sampler = ViewSet(digits, RICH), EpochSampler(30, 10)
     assert not view_loader(view_set, sampler).pin_memory
     assert view_loader(view_set, sampler, device=torch.device("cuda", 0)).pin_memory
+
+
+def test_full_shared_memory_is_one_sentence_and_no_endless_wait(digits, monkeypatch):
+    def full(tensor):
+        raise RuntimeError("unable to write to file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\) is full"):
+        list(view_loader(ViewSet(digits, RICH), EpochSampler(30, 10), workers=1))

@@ -1,5 +1,7 @@
 """Each detector's rule on tiny contrasts, against plain loops; and what it refuses."""
 
+import sys
+
 import catalogue
 import numpy as np
 import pytest
@@ -130,6 +132,68 @@ def test_neighbours_from_a_file(form, tmp_path):
         assert flagged[i].tolist() == expected
     with pytest.raises(fn.UserError, match="names row 9, but the data set has 5 images"):
         detector.prepare(fn.Facts(rows=5, negatives=8))
+
+
+def pickled(path):
+    np.save(path, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
+
+
+def truncated(path):
+    np.save(path, np.zeros((100, 3), dtype=np.int64))
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def archive(path):
+    with open(path, "wb") as file:
+        np.savez(file, table=np.zeros((2, 2), dtype=np.int64))
+
+
+def claims_much(path):
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (2**40, 2)})
+
+
+def repeated(path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    zeros = pa.array(np.zeros(2000, dtype=np.int64))
+    pq.write_table(pa.table({"anchor": zeros, "candidate": zeros}), path)
+
+
+def words(path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"anchor": ["a"], "candidate": ["b"]}), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("a.npy", pickled, "cannot be read"),
+        ("a.npy", truncated, "cannot be read"),
+        ("a.npy", archive, "cannot be read"),
+        ("a.npy", claims_much, "cannot be read"),
+        ("a.npy", lambda path: path.write_bytes(b""), "cannot be read"),
+        ("a.npy", lambda path: path.mkdir(), "there is no file"),
+        ("a.parquet", lambda path: path.write_bytes(b"PAR1" * 9), "cannot be read"),
+        ("a.parquet", repeated, "names 2,000 pairs; give at most 1,000"),
+        ("a.parquet", words, "the column 'anchor' of .* holds string; give integers"),
+    ],
+)
+def test_damaged_neighbours_are_answered_with_one_sentence(tmp_path, monkeypatch, name, write, said):
+    monkeypatch.setattr(sys.modules["falseneg.detectors.neighbours"], "MOST_PAIRS", 1000)
+    write(tmp_path / name)
+    with pytest.raises(fn.UserError, match=said) as error:
+        fn.Neighbours(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_row_far_out_of_range_takes_no_memory(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((2, 2), 2**62))
+    with pytest.raises(fn.UserError, match="names row 4611686018427387904, but the data set has 5 images"):
+        fn.Neighbours(tmp_path / "a.npy").prepare(fn.Facts(rows=5, negatives=8))
 
 
 def test_all_of_any_of_and_levels():

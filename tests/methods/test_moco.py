@@ -1,6 +1,7 @@
 """MoCo v2, v3 and what lies between, against plain loops; and what its networks do."""
 
 import copy
+from dataclasses import replace
 
 import catalogue
 import pytest
@@ -342,6 +343,14 @@ def test_keys_are_normalised_with_others_than_queries(groups):
     assert own.together == [list(range(12))]
 
 
+def test_what_is_not_hidden_is_said():
+    assert "positive key is normalised with the query's own batch" in moco(norm=True).caution()
+    for hidden in ({"shuffle_groups": 2}, {"denominator": "batch"}):
+        assert moco(norm=True, **hidden).caution() == ""
+    assert moco(norm=True, shuffle_groups=1).caution(), "one process has no other ranks to shuffle with"
+    assert moco().caution() == "", "nothing is normalised by its batch"
+
+
 def test_groups_of_at_least_two_images():
     moco(shuffle_groups=4).negatives(8)
     with pytest.raises(fn.UserError, match="shuffle_groups is 4, but a process sees 7 images .* so at most 3 groups"):
@@ -475,3 +484,23 @@ def test_refusals_of_a_step():
     method = moco(support_as_positives=True)
     with pytest.raises(fn.UserError, match="support_as_positives needs support views"):
         method.contrasts(made_without_bank(method))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bank", [0, 16])
+def test_images_that_are_nobody_are_not_their_own_negatives(symmetric, bank):
+    """Their keys in the bank exclude nothing later: an image that is nobody in the next step is another one."""
+    losses = []
+    for sample in (torch.arange(20, 24), torch.full((4,), -1)):
+        method = moco(symmetric=symmetric, bank=bank, denominator="both" if bank else "batch")
+        embeddings = made(method) if not bank else None
+        if embeddings is None:
+            queries, keys = (2, 2) if symmetric else (1, 1)
+            embeddings = fn.Embeddings(
+                catalogue.unit(4, queries, DIM, seed=1), None, SAMPLE, catalogue.unit(4, keys, DIM, seed=2)
+            )
+        for step in range(2):
+            now = replace(embeddings, sample=sample + 4 * step if sample[0] > 0 else sample)
+            losses.append(Criterion()(method.contrasts(now), CLOCK)[0])
+            method.after_step(CLOCK)
+    assert losses[:2] == losses[2:]

@@ -241,6 +241,6 @@ def compare_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fake():
     return Fake

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A user's own classes are named by import path, and most often lie in the current directory. Last in line, so that
     # no file there stands in for a module of the standard library.
     sys.path.append(os.getcwd())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:
         if command not in COMMANDS:
             hint = did_you_mean(command, COMMANDS)

@@ -20,11 +20,10 @@ import yaml  # type: ignore[import-untyped]
 from falseneg.compare.summary import ACCURACIES, PRIMARY
 from falseneg.compare.tasks import Task
 from falseneg.errors import UserError
-from falseneg.files import write_bytes
+from falseneg.files import LOCK, alone, write_bytes
 from falseneg.train.folder import final_figures
 
 ABOUT = "compare.yaml"
-LOCK = ".lock"
 
 Configuration = Mapping[str, Any]
 
@@ -85,15 +84,17 @@ def claimed(comparison: Comparison, folder: Path, free: Iterable[str]) -> Iterat
     Raises:
         UserError: the folder holds something else, or is in use, or cannot be written.
     """
-    earlier = read_comparison(folder)
-    if earlier is not None:
-        _check_same(comparison, earlier, folder, set(free))
-        comparison = comparison.joined_with(earlier)
-    elif folder.is_file() or (folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())):
-        raise UserError(f"{folder} holds something that is no comparison; choose a new folder with --out")
-    content: dict[str, Any] = {"base": comparison.base, "variants": comparison.variants}
-    content |= {"seeds": comparison.seeds, "primary": comparison.primary}
-    with _alone(folder):
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; choose a new folder with --out")
+    with alone(folder, f"another comparison is running in {folder}; wait for it, or choose another folder with --out"):
+        earlier = read_comparison(folder)
+        if earlier is not None:
+            _check_same(comparison, earlier, folder, set(free))
+            comparison = comparison.joined_with(earlier)
+        elif any(path.name != LOCK for path in folder.iterdir()):
+            raise UserError(f"{folder} holds something that is no comparison; choose a new folder with --out")
+        content: dict[str, Any] = {"base": comparison.base, "variants": comparison.variants}
+        content |= {"seeds": comparison.seeds, "primary": comparison.primary}
         write_bytes(folder / ABOUT, yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True).encode())
         yield comparison
 
@@ -148,24 +149,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other comparisons out of the folder, where the system has locks."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder with --out") from error
-    with lock:
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(
-                    f"another comparison is running in {folder}; wait for it, or choose another folder with --out"
-                ) from error
-        yield

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from falseneg.data.image_set import EncodedSet, encode_labels
+from falseneg.data.storage import expanded
 from falseneg.errors import UserError
 
 EXTENSIONS = tuple(
@@ -71,7 +72,7 @@ class Folder(FileSet):
     """
 
     def __init__(self, root: str) -> None:
-        folder = Path(root).expanduser()
+        folder = expanded(root)
         if folder.is_file():
             raise UserError(
                 f"{root} is a file, not a folder: give the folder that holds the images, or use FileList for a list"
@@ -151,8 +152,8 @@ class FileList(FileSet):
     """
 
     def __init__(self, path: str, root: str | None = None) -> None:
-        listing = Path(path).expanduser()
-        folder = listing.parent if root is None else Path(root).expanduser()
+        listing = expanded(path)
+        folder = listing.parent if root is None else expanded(root)
         lines = _read_lines(listing, folder)
         headings = [cell.strip().lower() for cell in lines[0]] if lines else []
         has_headings = bool(headings) and headings[0] in _HEADERS and not (folder / lines[0][0]).is_file()

@@ -169,13 +169,14 @@ class Subset(ImageSet):
 
 
 def split_holdout(image_set: ImageSet, share: float, seed: int) -> tuple[Subset, Subset]:
-    """Hold a share of the images out, of each class alike where there are labels.
+    """Hold a share of the images out, drawn by row.
 
-    Every class of at least two images keeps at least one on either side.
+    What a label says plays no part: where some images are labelled, the share is drawn among these, for only they can be
+    measured on, and all others stay; otherwise it is drawn among all images.
 
     Args:
         image_set: the set.
-        share: the share that is held out, between 0 and 1.
+        share: the share that is held out, between 0 and 1; at least one image is.
         seed: which images those are.
 
     Returns:
@@ -186,15 +187,13 @@ def split_holdout(image_set: ImageSet, share: float, seed: int) -> tuple[Subset,
     """
     if not 0 < share < 1:
         raise UserError(f"a hold-out share of {share:g} is not between 0 and 1: write for example 0.1")
-    labels = torch.zeros(len(image_set), dtype=torch.int64) if image_set.labels is None else image_set.labels
+    eligible = torch.ones(len(image_set), dtype=torch.bool)
+    if image_set.labels is not None and bool((image_set.labels >= 0).any()):
+        eligible = image_set.labels >= 0
     shuffled = torch.randperm(len(image_set), generator=torch.Generator().manual_seed(seed))
+    members = shuffled[eligible[shuffled]]
     held = torch.zeros(len(image_set), dtype=torch.bool)
-    for label in labels.unique():
-        members = shuffled[labels[shuffled] == label]
-        wanted = round(share * len(members))
-        if len(members) > 1:
-            wanted = min(max(wanted, 1), len(members) - 1)
-        held[members[:wanted]] = True
+    held[members[: max(1, round(share * len(members)))]] = True
     rest, out = (~held).nonzero().flatten(), held.nonzero().flatten()
     if not len(rest) or not len(out):
         raise UserError(

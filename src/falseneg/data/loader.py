@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from falseneg.data.image_set import ImageSet
 from falseneg.data.views import Augmentation, kernels, view_generator_seed
@@ -20,6 +20,12 @@ _ORDER = -1  # the "row" of the seed that shuffles an epoch
 _READING = 2**32  # the "view" of the seed under which an image is read
 _READ_AHEAD = 2**21  # bytes of images that are held before their views are made
 _DEAD_WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
+
+
+_FULL = (
+    "shared memory (/dev/shm) is full, through which data-loading processes hand over their batches: give it more room "
+    "(docker run --shm-size 8g), or use fewer --workers, smaller views or a smaller batch"
+)
 
 
 class ViewSample(NamedTuple):
@@ -136,15 +142,27 @@ def _seed(seed: int) -> None:
 
 
 def collate(samples: list[ViewSample] | UserError) -> Views | UserError:
-    """One batch; images of different sizes are no matter, for only their views are stacked."""
+    """One batch; images of different sizes are no matter, for only their views are stacked.
+
+    In a worker the batch is made in shared memory: where that is full it is an error here, which reaches the training
+    process. Left to torch it would be one in the thread that sends batches, and the training process would wait for ever.
+    """
     if isinstance(samples, UserError):
         return samples
     main, support, rows = zip(*samples, strict=True)
-    return Views(
+    batch = Views(
         torch.stack(main),
         tuple(torch.stack(group) for group in zip(*support, strict=True)),
         torch.tensor(rows, dtype=torch.int64),
     )
+    if get_worker_info() is None:
+        return batch
+    try:
+        for tensor in (batch.main, *batch.support, batch.sample):
+            tensor.share_memory_()
+    except (RuntimeError, OSError):
+        return UserError(_FULL)
+    return batch
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):

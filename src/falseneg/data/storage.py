@@ -53,7 +53,7 @@ def _without_ranges(pattern: str) -> list[str]:
 def _matching(pattern: str, ending: str) -> list[Path]:
     if re.match(r"[a-z0-9+]+://|pipe:", pattern):
         raise UserError(f"{pattern!r} is not a local file: copy it here first, for rows are read in random order")
-    place = Path(pattern).expanduser()
+    place = expanded(pattern)
     if place.is_file():
         return [place]
     if place.is_dir():
@@ -87,7 +87,7 @@ def kept(
     Raises:
         UserError: it cannot be written.
     """
-    place = Path(folder).expanduser() if folder else _cache_folder()
+    place = expanded(folder) if folder else _cache_folder()
     stem, ending = os.path.splitext(name)
     identity = f"{stem.split('|')[0]}-{_digest(repr([str(file.absolute()) for file in files]) + stem)}"
     target = place / f"{identity}-{_digest(fingerprint(files))}{ending}"
@@ -117,8 +117,22 @@ def kept(
 
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "falseneg"
+    return (Path(base) if base else expanded("~/.cache")) / "falseneg"
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with its leading ~ replaced by the home folder.
+
+    Raises:
+        UserError: there is none, as for a user of a container who is not in its list of users.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} cannot be found, for no home folder is known: set HOME, or give a full path"
+        ) from error
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from falseneg.facts import Facts
 from falseneg.rules import Listed, PairRule
 from falseneg.statistics.scan import ranges
 
+MOST_PAIRS = 2**27
+"""Pairs in a file, at most: a small Parquet file can unpack to any number. So many take 2 GiB."""
+
 
 class Neighbours(Detector):
     """Flags pairs of images listed in a file: neighbours under another model, known duplicates, a run's flagged pairs.
@@ -25,10 +29,10 @@ class Neighbours(Detector):
             row i; or a Parquet file with the int64 columns "anchor" and "candidate", as a run writes it.
 
     Raises:
-        UserError: the file is missing, or of neither form.
+        UserError: the file is missing, damaged or of neither form, or names more than 2^27 pairs.
     """
 
-    offsets: Tensor
+    anchors: Tensor
     neighbours: Tensor
 
     def __init__(self, path: str | Path) -> None:
@@ -37,11 +41,9 @@ class Neighbours(Detector):
         if len(pairs) and pairs.min() < 0:
             raise UserError(f"Neighbours: {path} holds the row {pairs.min()}; rows of a data set count from 0")
         pairs = np.unique(pairs, axis=0)
-        lines = int(pairs[:, 0].max()) + 1 if len(pairs) else 0
-        counts = np.bincount(pairs[:, 0], minlength=lines)
         self.path, self.highest = path, int(pairs.max()) if len(pairs) else -1
         # Not in the checkpoint: they belong to the file.
-        self.register_buffer("offsets", torch.from_numpy(np.concatenate([[0], counts.cumsum()])), persistent=False)
+        self.register_buffer("anchors", torch.from_numpy(pairs[:, 0].copy()), persistent=False)
         self.register_buffer("neighbours", torch.from_numpy(pairs[:, 1].copy()), persistent=False)
 
     def prepare(self, facts: Facts) -> None:
@@ -66,30 +68,58 @@ class Neighbours(Detector):
 
     def _neighbours_of(self, sample: Tensor) -> tuple[Tensor, Tensor]:
         """For every listed neighbour of every anchor: the anchor, and the neighbour's sample."""
-        lines = len(self.offsets) - 1
-        line = sample.clamp(0, lines)
-        counts = self.offsets[(line + 1).clamp(max=lines)] - self.offsets[line]
-        entry, place = ranges(self.offsets[line], counts.masked_fill(sample < 0, 0))
+        first = torch.searchsorted(self.anchors, sample)
+        counts = torch.searchsorted(self.anchors, sample, right=True) - first
+        entry, place = ranges(first, counts)
         return entry, self.neighbours[place]
 
 
 def _read_pairs(path: Path) -> np.ndarray:
     """(pairs, 2) int64: anchor and candidate."""
-    if not path.is_file():
+    if path.suffix not in (".npy", ".parquet"):
+        raise UserError(f"Neighbours: {path} ends in {path.suffix!r}; give a .npy or .parquet file")
+    if not os.path.isfile(path):
         raise UserError(f"Neighbours: there is no file {path}; give a .npy or .parquet file")
-    if path.suffix == ".npy":
-        table = np.load(path, allow_pickle=False)
-        if table.ndim != 2 or table.dtype.kind != "i":
-            raise UserError(f"Neighbours: {path} is {table.dtype} of shape {table.shape}; give integers (rows, k)")
-        anchor = np.repeat(np.arange(len(table)), table.shape[1])
-        pairs = np.stack([anchor, table.reshape(-1).astype(np.int64)], axis=1)
-        return pairs[pairs[:, 1] != -1]
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
+    try:
+        return _from_numpy(path) if path.suffix == ".npy" else _from_parquet(path)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(f"Neighbours: {path} cannot be read ({reason}); give a whole .npy or .parquet file") from error
 
-        names = pq.read_schema(path).names
-        if not {"anchor", "candidate"} <= set(names):
-            raise UserError(f"Neighbours: {path} has the columns {', '.join(names)}; it needs 'anchor' and 'candidate'")
-        columns = pq.read_table(path, columns=["anchor", "candidate"])
-        return np.stack([columns[name].to_numpy().astype(np.int64) for name in ("anchor", "candidate")], axis=1)
-    raise UserError(f"Neighbours: {path} ends in {path.suffix!r}; give a .npy or .parquet file")
+
+def _from_numpy(path: Path) -> np.ndarray:
+    # Mapped: a header that claims more than the file holds is refused before anything is allocated.
+    table = np.lib.format.open_memmap(path, mode="r")
+    if table.ndim != 2 or table.dtype.kind not in "iu":
+        raise UserError(f"Neighbours: {path} is {table.dtype} of shape {table.shape}; give integers (rows, k)")
+    if not table.size:
+        return np.empty((0, 2), dtype=np.int64)
+    _check_number(path, table.size)
+    anchor = np.repeat(np.arange(len(table)), table.shape[1])
+    pairs = np.stack([anchor, table.reshape(-1).astype(np.int64)], axis=1)
+    return pairs[pairs[:, 1] != -1]
+
+
+def _from_parquet(path: Path) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    if not {"anchor", "candidate"} <= set(schema.names):
+        shown = ", ".join(schema.names)
+        raise UserError(f"Neighbours: {path} has the columns {shown}; it needs 'anchor' and 'candidate'")
+    for name in ("anchor", "candidate"):
+        if not pa.types.is_integer(schema.field(name).type):
+            raise UserError(f"Neighbours: the column {name!r} of {path} holds {schema.field(name).type}; give integers")
+    _check_number(path, pq.read_metadata(path).num_rows)
+    columns = pq.read_table(path, columns=["anchor", "candidate"])
+    if any(columns[name].null_count for name in ("anchor", "candidate")):
+        raise UserError(f"Neighbours: rows of {path} are empty; fill them in or remove them")
+    return np.stack([columns[name].to_numpy().astype(np.int64) for name in ("anchor", "candidate")], axis=1)
+
+
+def _check_number(path: Path, pairs: int) -> None:
+    if pairs > MOST_PAIRS:
+        raise UserError(f"Neighbours: {path} names {pairs:,} pairs; give at most {MOST_PAIRS:,}")

@@ -9,11 +9,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views, unit_rows
+from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows
 from falseneg.methods.memory_bank import MemoryBank
 from falseneg.models import Encoder, Momentum, ProjectionHead
 from falseneg.statistics.gather import from_first_rank, gather_rows, order_of_one, place_of_rank, rank, world_size
@@ -174,10 +175,12 @@ class MoCo(Method):
             )
         if self.support_from_views:
             embeddings = replace(embeddings, support=embeddings.keys)
+        embeddings = replace(embeddings, sample=told_apart(embeddings.sample))
         assert embeddings.keys is not None
         keys, sample = gather_rows(embeddings.keys), gather_rows(embeddings.sample)
         order = order_of_one(embeddings.sample)
-        self._new_keys = _embedded(keys[order], sample[order])
+        # In a later step the numbers of nobody are others'.
+        self._new_keys = _embedded(keys[order], sample[order].clamp(min=NOBODY))
         if not self.symmetric or self.views > 2:
             everyone = self._candidates(_embedded(keys, sample))
         if not self.symmetric:
@@ -203,6 +206,17 @@ class MoCo(Method):
             )
         keys = self.views if self.symmetric and self.views > 2 else self.views - 1
         return keys * (images - 1) + (0 if self.bank is None else self.bank.length)
+
+    def caution(self) -> str:
+        """Whether the positive can be told from the bank's keys by BatchNorm (MoCo, section 3.3)."""
+        shuffled = self.shuffle_groups > 1 or (self.shuffle_groups == 1 and world_size() > 1)
+        normalised = any(isinstance(module, _BatchNorm) for module in self.momentum_network.modules())
+        if shuffled or not normalised or self.denominator == "batch":
+            return ""
+        return (
+            "note: a query's positive key is normalised with the query's own batch, the bank's keys are not, which can give it "
+            "away (MoCo, section 3.3); --method.shuffle-groups 8 normalises queries and keys in different groups"
+        )
 
     def after_step(self, clock: Clock) -> None:
         """Let the momentum network follow, and store the keys of the step."""

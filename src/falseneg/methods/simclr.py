@@ -9,7 +9,7 @@ from torch import Tensor
 
 from falseneg.contrast import Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views, unit_rows
+from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows
 from falseneg.models import Encoder, ProjectionHead
 from falseneg.statistics.gather import gather
 
@@ -108,7 +108,7 @@ def contrast_views(embeddings: Embeddings, support_as_positives: bool = False) -
     """
     main, support = embeddings.main, embeddings.support
     images, views, _ = main.shape
-    anchors = Embedded(main.flatten(0, 1), embeddings.sample.repeat_interleave(views))
+    anchors = Embedded(main.flatten(0, 1), told_apart(embeddings.sample).repeat_interleave(views))
     candidates = gather(anchors)
     positives = _with_other_views(main)
     if support is not None and support_as_positives:

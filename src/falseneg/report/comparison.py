@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from falseneg.compare.summary import ACCURACIES, BASELINE, PRIMARY, Summary, summarise
-from falseneg.report.read import RunRecord, is_run, read_run
+from falseneg.compare.summary import ACCURACIES, BASELINE, FIGURES, PRIMARY, Summary, summarise
+from falseneg.report.read import RunRecord, figures, is_figure, is_run, read_run
 
 
 @dataclass
@@ -74,13 +74,42 @@ def _primary(settings: str) -> str:
 
 def _read_results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     try:
-        results = json.loads(path.read_text("utf-8"))
-        return [result for result in results if "variant" in result and "seed" in result]
+        given = json.loads(path.read_text("utf-8"))
+        results = [_usable(result, notes) for result in given if _is_result(result)]
+        if given and not results:
+            raise ValueError("no results")
+        if len(results) < len(given):
+            notes.append(f"damaged entries of results.json are left out ({len(given) - len(results)})")
+        return results
     except FileNotFoundError:
         notes.append("results.json is missing: the tables are made of the runs, and the gap closed is left out")
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         notes.append("results.json is damaged: the tables are made of the runs, and the gap closed is left out")
     return []
+
+
+def _is_result(result: Any) -> bool:
+    """Whether an entry says which run it is of."""
+    return (
+        isinstance(result, dict)
+        and isinstance(result.get("variant"), str)
+        and isinstance(result.get("seed"), int | str)
+    )
+
+
+def _usable(result: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """A result without what is no figure; what says how it was trained is kept if it has its form."""
+    named: dict[str, Any] = {key: result[key] for key in ("variant", "seed", "oracle") if key in result}
+    strategy = result.get("strategy")
+    if isinstance(strategy, dict) and all(is_figure(strategy.get(key)) for key in ("positive", "negative")):
+        named["strategy"] = strategy
+    given = {key: value for key, value in result.items() if key in (*FIGURES, "few_label_sd", "test_images")}
+    kept, dropped = figures(given)
+    dropped += "strategy" in result and strategy is not None and "strategy" not in named
+    if dropped:
+        run = f"{result['variant']}, seed {result['seed']}"
+        notes.append(f"{run}: values of results.json that are no usable numbers are left out ({dropped})")
+    return named | kept
 
 
 def _read_runs(folder: Path, order: list[str]) -> dict[str, dict[str, RunRecord]]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from falseneg.compare.summary import ACCURACIES, BASELINE
 from falseneg.compare.tables import INTERVALS, NAMES, Table, of_test_images, tables
 from falseneg.report import svg
 from falseneg.report.clusters import ShownCluster, Sizes, cluster_charts, cluster_gallery, size_charts
 from falseneg.report.comparison import ComparisonRecord
-from falseneg.report.curves import QUANTITIES, Chart, Point, Style, chart, points, style_of
+from falseneg.report.curves import QUANTITIES, Chart, Point, Quantity, Style, chart, points, style_of
 from falseneg.report.embedding_map import Map, draw_map
 from falseneg.report.gallery import Gallery, build_gallery
 from falseneg.report.histogram import Histogram, histograms
@@ -21,6 +22,7 @@ from falseneg.report.svg import counted, percent
 from falseneg.report.thresholds import Scatter, scatters, spread_charts, variant_charts
 from falseneg.report.verdict import Judgement, headline, judge, run_headline
 
+T = TypeVar("T")
 ANCHORS_OF_RUN, ANCHORS_OF_VARIANT = 10, 5
 """Anchors in the gallery of a run, and of each variant of a comparison."""
 
@@ -84,18 +86,40 @@ class Page:
     pictures: list[Pictures] = field(default_factory=list)
 
 
+def _part(notes: list[str], what: str, draw: Callable[[], T], otherwise: T) -> T:
+    """A part of the page; if its data make drawing fail, that is said on the page instead.
+
+    Files are checked as they are read; this is for what passes and yet cannot be drawn. Tests see a fault of ours by the
+    sentence, which a whole folder must not give.
+    """
+    try:
+        return draw()
+    except Exception as error:  # damaged data make drawing fail in any way
+        notes.append(
+            f"{what} cannot be drawn from the data on record ({type(error).__name__}), so this part is left out"
+        )
+        return otherwise
+
+
 def run_page(run: RunRecord) -> str:
     """The HTML page of a run."""
     facts = [*_facts(run), f"seed {run.about['seed']}"] if "seed" in run.about else _facts(run)
     page = Page("run", run.name, facts, run_headline(run), run.notes, _labelled(run), run.settings_text, run.about)
-    page.tiles = _tiles(run)
-    style = style_of(0, "this run")
-    page.charts = _charts([(style, [run])])
-    page.thresholds, page.scatters = spread_charts(run), scatters(run)
-    gallery = cluster_gallery(run.clusters) if run.clusters is not None else []
-    page.clusters = ClusterPart(*cluster_charts([("", [run])]), size_charts(run), gallery)
-    page.pictures = [_pictures("", None, run, ANCHORS_OF_RUN, _class_names([run]))]
+    notes = run.notes
+    page.tiles = _part(notes, "the figures", lambda: _tiles(run), [])
+    page.charts = _charts([(style_of(0, "this run"), [run])], notes)
+    page.thresholds = _part(notes, "what is learned for each image", lambda: spread_charts(run), [])
+    page.scatters = _part(notes, "learned thresholds against true quantiles", lambda: scatters(run), [])
+    page.clusters = _cluster_part([("", [run])], notes)
+    page.clusters.sizes = _part(notes, "the sizes of the clusters", lambda: size_charts(run), [])
+    if (clusters := run.clusters) is not None:
+        page.clusters.gallery = _part(notes, "the gallery of clusters", lambda: cluster_gallery(clusters), [])
+    page.pictures = [_pictures("", None, run, ANCHORS_OF_RUN, _class_names([run]), notes)]
     return _render(page)
+
+
+def _cluster_part(variants: Sequence[tuple[str, Sequence[RunRecord]]], notes: list[str]) -> ClusterPart:
+    return _part(notes, "figures of clusters", lambda: ClusterPart(*cluster_charts(variants)), ClusterPart())
 
 
 def comparison_page(record: ComparisonRecord) -> str:
@@ -115,26 +139,35 @@ def comparison_page(record: ComparisonRecord) -> str:
     page.judgements = [(styles[item.name], judge(item, summary)) for item in summary.variants if item.name != BASELINE]
     page.legend = [styles[name] for name in names]
     page.seeds = max((len(of) for of in runs.values()), default=1)
+    notes = record.notes
     if record.results:
-        page.tables = tables(summary)
+        page.tables = _part(notes, "the tables", lambda: tables(summary), ())
         page.measure, page.intervals = NAMES[summary.primary], f"{INTERVALS} {of_test_images(summary)}"
         for key in sorted(ACCURACIES, key=lambda key: key != summary.primary):
             rows = [(styles[name], by_variant(record.results, key, name)) for name in names]
-            page.strips.append(seeds_strip(f"{NAMES[key]} accuracy", rows))
             gaps = [
                 (styles[v.name], v.gap_closed.get(key)) for v in summary.variants if not v.oracle and v.name != BASELINE
             ]
-            page.gaps.append(gap_strip(f"gap closed, {NAMES[key]}", gaps))
+            page.strips.append(
+                _part(notes, f"{NAMES[key]} accuracy", partial(seeds_strip, f"{NAMES[key]} accuracy", rows), None)
+            )
+            page.gaps.append(
+                _part(notes, f"gap closed, {NAMES[key]}", partial(gap_strip, f"gap closed, {NAMES[key]}", gaps), None)
+            )
     page.strips, page.gaps = ([drawn for drawn in part if drawn] for part in (page.strips, page.gaps))
     of_variants = [(name, list(runs[name].values())) for name in names if name in runs]
-    page.charts = _charts([(styles[name], of_variant) for name, of_variant in of_variants])
-    page.thresholds, page.learners = variant_charts([(styles[name], of_variant) for name, of_variant in of_variants])
-    page.clusters = ClusterPart(*cluster_charts(of_variants))
+    styled = [(styles[name], of_variant) for name, of_variant in of_variants]
+    page.charts = _charts(styled, notes)
+    nothing: tuple[list[Chart], list[Style]] = ([], [])
+    page.thresholds, page.learners = _part(notes, "learned thresholds", lambda: variant_charts(styled), nothing)
+    page.clusters = _cluster_part(of_variants, notes)
     class_names = _class_names(run for of in runs.values() for run in of.values())
     for name in names:
         if found := record.example(name):
             most = 0 if name in oracles else ANCHORS_OF_VARIANT
-            page.pictures.append(_pictures(f"{name}, seed {found[0]}", styles[name], found[1], most, class_names))
+            page.pictures.append(
+                _pictures(f"{name}, seed {found[0]}", styles[name], found[1], most, class_names, notes)
+            )
     return _render(page)
 
 
@@ -188,18 +221,20 @@ def _tiles(run: RunRecord) -> list[Tile]:
     return tiles
 
 
-def _charts(variants: Sequence[tuple[Style, Sequence[RunRecord]]]) -> list[Chart]:
-    drawn = []
-    for quantity in QUANTITIES:
-        lines = [(style, [run.epochs or _from_steps(run, quantity.key) for run in runs]) for style, runs in variants]
-        curves = [(style, points(of_runs, quantity.key)) for style, of_runs in lines]
-        if quantity.of_flags:  # true labels are always right, and who flags nothing has nothing to show
-            curves = [(style, values) for style, values in curves if not style.dashed and any(p.mean for p in values)]
-        chance: list[Point] = []
-        if quantity.key == "precision":
-            chance = points([of_run for _, of_runs in lines for of_run in of_runs], "chance")
-        drawn.append(chart(quantity, curves, chance))
+def _charts(variants: Sequence[tuple[Style, Sequence[RunRecord]]], notes: list[str]) -> list[Chart]:
+    drawn = [_part(notes, q.title, partial(_chart, q, variants), None) for q in QUANTITIES]
     return [one for one in drawn if one is not None]
+
+
+def _chart(quantity: Quantity, variants: Sequence[tuple[Style, Sequence[RunRecord]]]) -> Chart | None:
+    lines = [(style, [run.epochs or _from_steps(run, quantity.key) for run in runs]) for style, runs in variants]
+    curves = [(style, points(of_runs, quantity.key)) for style, of_runs in lines]
+    if quantity.of_flags:  # true labels are always right, and who flags nothing has nothing to show
+        curves = [(style, values) for style, values in curves if not style.dashed and any(p.mean for p in values)]
+    chance: list[Point] = []
+    if quantity.key == "precision":
+        chance = points([of_run for _, of_runs in lines for of_run in of_runs], "chance")
+    return chart(quantity, curves, chance)
 
 
 def _from_steps(run: RunRecord, key: str) -> list[dict[str, Any]]:
@@ -212,11 +247,25 @@ def _class_names(runs: Iterable[RunRecord]) -> list[str] | None:
     return next((run.thumbnails.class_names for run in runs if run.thumbnails and run.thumbnails.class_names), None)
 
 
-def _pictures(title: str, style: Style | None, run: RunRecord, anchors: int, class_names: list[str] | None) -> Pictures:
-    gallery = build_gallery(run.flagged, run.thumbnails, anchors) if run.flagged is not None and anchors else None
+def _pictures(
+    title: str,
+    style: Style | None,
+    run: RunRecord,
+    anchors: int,
+    class_names: list[str] | None,
+    notes: list[str],
+) -> Pictures:
+    flagged, embedding, gallery, drawn = run.flagged, run.embedding, None, None
+    if flagged is not None and anchors:
+        build = partial(build_gallery, flagged, run.thumbnails, anchors)
+        gallery = _part(notes, f"{run.name}: what was flagged", build, None)
     # An oracle's flags are right by definition: of a comparison's oracles only the map is shown.
-    spread = histograms(run.similarities) if anchors else []
-    drawn = draw_map(run.embedding.features, run.embedding.labels, class_names) if run.embedding is not None else None
+    spread: list[Histogram] = []
+    if anchors:
+        spread = _part(notes, f"{run.name}: similarities", lambda: histograms(run.similarities), spread)
+    if embedding is not None:
+        draw = partial(draw_map, embedding.features, embedding.labels, class_names)
+        drawn = _part(notes, f"{run.name}: the map", draw, None)
     return Pictures(title, style, gallery, spread, drawn)
 
 

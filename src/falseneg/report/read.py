@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +13,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from falseneg.errors import UserError
-
 T = TypeVar("T")
+UNPACKED = 2**29
+"""Bytes that the arrays of one file may unpack to: far more than a run writes."""
+PAIRS = 2**24
+"""Pairs that flagged.parquet may hold."""
+SIDE = 512
+"""Pixels of a thumbnail's side, at most."""
+LARGEST = 1e15
+"""No figure of a run comes near it; sums and axes of larger numbers may overflow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,34 +166,58 @@ def read_run(folder: Path, name: str | None = None, pictures: bool = True) -> Ru
             run.notes.append(f"{run.name}: {file} cannot be read ({type(error).__name__}), so its part is left out")
             return otherwise
 
-    run.about = part("run.json", _mapping, {})
+    run.about = part("run.json", _about, {})
     run.settings_text = part("config.yaml", lambda path: path.read_text("utf-8"), "")
     run.settings = part("config.yaml", _settings, {}, expected=False)
     lines: list[dict[str, Any]] = part("metrics.jsonl", lambda path: _lines(path, run), [])
-    for line in lines:
+    cleaned = [figures(line, ("loss",)) for line in lines]
+    if dropped := sum(number for _, number in cleaned):
+        run.notes.append(f"{run.name}: values of metrics.jsonl that are no usable numbers are left out ({dropped})")
+    for line, _ in cleaned:
         _sort_in(run, line)
     run.epochs.sort(key=lambda line: float(line["epoch"]))
     diverged = [line["epoch"] for line in run.epochs if not math.isfinite(line.get("loss") or 0.0)]
     if diverged:
         run.notes.append(f"{run.name}: the loss is not a finite number from epoch {diverged[0]} on: training diverged")
     if pictures:
-        run.similarities = part("similarities.json", _similarities, [], expected=run.finished)
+        run.similarities = part("similarities.json", lambda path: _similarities(path, run), [], expected=run.finished)
         flags = any(line.get("share_flagged") for line in run.epochs)
         run.flagged = part("flagged.parquet", _flagged, None, expected=run.finished and flags)
         run.thumbnails = part("thumbnails.npz", _thumbnails, None, expected=run.flagged is not None)
         run.embedding = part("embedding.npz", _embedding, None, expected=run.finished)
         run.clusters = part("clusters.npz", _clusters, None, expected=False)
         for path in sorted(folder.glob("per_sample/epoch-*.npz")):
-            if (arrays := part(f"per_sample/{path.name}", _arrays, None)) is not None:
-                run.samples[int(path.stem.removeprefix("epoch-"))] = arrays
+            epoch = path.stem.removeprefix("epoch-")
+            if epoch.isdecimal() and (arrays := part(f"per_sample/{path.name}", _arrays, None)) is not None:
+                run.samples[int(epoch)] = arrays
     return run
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def figures(line: dict[str, Any], undefined: tuple[str, ...] = ()) -> tuple[dict[str, Any], int]:
+    """The figures of a line without those that are no numbers; and how many these are.
+
+    Args:
+        line: figures by name, and its "kind".
+        undefined: of these a value that is not finite is kept, for it says something.
+    """
+    kept = {key: value for key, value in line.items() if key == "kind" or value is None or is_figure(value)}
+    kept |= {key: value for key, value in line.items() if key in undefined and isinstance(value, float)}
+    return kept, len(line) - len(kept)
+
+
+def is_figure(value: Any) -> bool:
+    """Whether a value is a number that can be drawn."""
+    return isinstance(value, int | float) and -LARGEST <= value <= LARGEST
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """What run.json says in words and numbers; anything else in it is left out."""
     content = json.loads(path.read_text("utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("no mapping")
-    return content
+    git = content.get("git")
+    about = {key: value for key, value in content.items() if isinstance(value, str) or is_figure(value)}
+    if isinstance(git, dict) and isinstance(git.get("commit"), str):
+        about["git"] = {"commit": git["commit"], "dirty": bool(git.get("dirty"))}
+    return about
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -202,7 +234,7 @@ def _lines(path: Path, run: RunRecord) -> list[dict[str, Any]]:
     for number, text in enumerate(texts):
         try:
             line = json.loads(text) if text.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             line, broken = None, broken + (number < len(texts) - 1)
         if isinstance(line, dict):
             lines.append(line)
@@ -212,7 +244,7 @@ def _lines(path: Path, run: RunRecord) -> list[dict[str, Any]]:
 
 
 def _sort_in(run: RunRecord, line: dict[str, Any]) -> None:
-    numbered = isinstance(line.get("epoch"), int | float)
+    numbered = line.get("epoch") is not None
     if line.get("kind") == "epoch" and numbered:
         if run.epochs and run.epochs[-1]["epoch"] >= line["epoch"]:
             run.epochs = [other for other in run.epochs if other["epoch"] != line["epoch"]]
@@ -223,43 +255,104 @@ def _sort_in(run: RunRecord, line: dict[str, Any]) -> None:
         run.final = line
 
 
-def _similarities(path: Path) -> list[dict[str, Any]]:
+def _similarities(path: Path, run: RunRecord) -> list[dict[str, Any]]:
     entries = json.loads(path.read_text("utf-8"))
-    return [entry for entry in entries if len(entry["edges"]) > 1 and int(entry["epoch"]) > 0]
+    usable = [entry for entry in entries if _is_histogram(entry)]
+    _check(bool(usable) or entries == [])
+    if len(usable) < len(entries):
+        run.notes.append(
+            f"{run.name}: damaged entries of similarities.json are left out ({len(entries) - len(usable)})"
+        )
+    return [entry for entry in usable if len(entry["edges"]) > 1 and entry["epoch"] > 0]
+
+
+def _is_histogram(entry: Any) -> bool:
+    """Whether an entry holds an epoch, rising edges and, between these, counts."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("epoch"), int) or not is_figure(entry["epoch"]):
+        return False
+    thresholds = entry.get("threshold")
+    thresholds = thresholds if isinstance(thresholds, list) else [thresholds]
+    edges = entry.get("edges")
+    if not isinstance(edges, list) or not all(is_figure(edge) for edge in edges):
+        return False
+    counts = [value for key, value in entry.items() if key not in ("epoch", "edges", "threshold") and value is not None]
+    return (
+        all(low < high for low, high in itertools.pairwise(edges))
+        and all(threshold is None or is_figure(threshold) for threshold in thresholds)
+        and all(isinstance(each, list) and len(each) == max(0, len(edges) - 1) for each in counts)
+        and all(is_figure(count) and count >= 0 for each in counts for count in each)
+    )
+
+
+def _check(right: bool) -> None:
+    """Refuse a file of another form; `read_run` says that it was left out."""
+    if not right:
+        raise ValueError("another form")
+
+
+def _are(values: np.ndarray, kinds: str, length: int | None = None, dimensions: int = 1) -> bool:
+    """Whether an array is of these kinds of numbers (as NumPy abbreviates them) and this shape."""
+    return values.dtype.kind in kinds and values.ndim == dimensions and length in (None, len(values))
 
 
 def _flagged(path: Path) -> Flagged:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    _check(pq.read_metadata(path).num_rows <= PAIRS)
+    table = pq.read_table(path, columns=[name for name in pq.read_schema(path).names if name in COLUMNS])
     anchor, candidate, score, epoch = (table[key].to_numpy() for key in ("anchor", "candidate", "score", "epoch"))
     correct = table["correct"].to_numpy() if "correct" in table.column_names else None
+    _check(all(_are(column, "iu") for column in (anchor, candidate, epoch)) and _are(score, "f"))
+    _check(bool(np.isfinite(score).all()) and (correct is None or _are(correct, "b")))
     return Flagged(anchor, candidate, score, epoch, correct)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray] | None:
+COLUMNS = ("anchor", "candidate", "score", "epoch", "correct")
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file. Objects are never unpickled, and little is unpacked of what would unpack to too much."""
+    with zipfile.ZipFile(path) as archive:
+        _check(sum(member.file_size for member in archive.infolist()) <= UNPACKED)
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
 def _clusters(path: Path) -> Clusters:
-    with np.load(path, allow_pickle=False) as arrays:
-        named = {name: arrays[name] for name in ("group_of", "groups", "sizes", "majority", "purity", "accepted")}
-    return Clusters(_thumbnails(path), **named)
+    arrays, thumbnails = _arrays(path), _thumbnails(path)
+    group_of, groups, sizes, majority, accepted = (
+        arrays[name] for name in ("group_of", "groups", "sizes", "majority", "accepted")
+    )
+    purity = arrays["purity"]
+    _check(_are(group_of, "iu", len(thumbnails.rows)) and _are(groups, "iu"))
+    _check(all(_are(each, "iu", len(groups)) for each in (sizes, majority, accepted)))
+    _check(_are(purity, "f", len(groups)))
+    return Clusters(thumbnails, group_of, groups, sizes, majority, purity, accepted)
 
 
 def _thumbnails(path: Path) -> Thumbnails:
-    with np.load(path, allow_pickle=False) as arrays:
-        rows, images = arrays["rows"], arrays["images"]
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(rows) != len(images):
-            raise UserError("pictures of another form")
-        names = [str(name) for name in arrays["names"]] if "names" in arrays else None
-        labels = arrays.get("labels")
-        class_names = [str(name) for name in arrays["class_names"]] if "class_names" in arrays else None
-    return Thumbnails(rows, images, names, labels, class_names)
+    arrays = _arrays(path)
+    rows, images, names, labels, class_names = (
+        arrays.get(name) for name in ("rows", "images", "names", "labels", "class_names")
+    )
+    if rows is None or images is None:
+        raise ValueError("no pictures")
+    _check(_are(rows, "iu") and _are(images, "u", len(rows), 4) and images.dtype == np.uint8)
+    _check(images.shape[3] == 3 and 0 < images.shape[1] <= SIDE and 0 < images.shape[2] <= SIDE)
+    _check(names is None or _are(names, "U", len(rows)))
+    _check(labels is None or _are(labels, "iu", len(rows)))
+    _check(class_names is None or _are(class_names, "U"))
+    return Thumbnails(
+        rows,
+        images,
+        None if names is None else [str(name) for name in names],
+        labels,
+        None if class_names is None else [str(name) for name in class_names],
+    )
 
 
 def _embedding(path: Path) -> Embedding:
-    with np.load(path, allow_pickle=False) as arrays:
-        features = arrays["features"]
-        return Embedding(features, arrays.get("labels"))
+    arrays = _arrays(path)
+    features, labels = arrays["features"], arrays.get("labels")
+    _check(_are(features, "f", dimensions=2) and (labels is None or _are(labels, "iu", len(features))))
+    return Embedding(features, labels)

@@ -110,8 +110,18 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_all: Tensor | None) -> Tensor | None:
-        if of_all is None:
-            return None
-        of_all = of_all.contiguous()
-        dist.all_reduce(of_all)
-        return of_all.split(ctx.counts)[dist.get_rank()]
+        return None if of_all is None else _SumRows.apply(of_all, ctx.counts)
+
+
+class _SumRows(torch.autograd.Function):
+    """What the gather undoes, as a function of its own, so that second derivatives cross the ranks as well."""
+
+    @staticmethod
+    def forward(ctx: Any, of_all: Tensor, counts: list[int]) -> Tensor:
+        total = of_all.clone(memory_format=torch.contiguous_format)  # autograd may use the gradient elsewhere
+        dist.all_reduce(total)
+        return total.split(counts)[dist.get_rank()]
+
+    @staticmethod
+    def backward(ctx: Any, of_rows: Tensor) -> tuple[Tensor, None]:
+        return _GatherRows.apply(of_rows), None

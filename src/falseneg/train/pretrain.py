@@ -23,7 +23,7 @@ from falseneg.models import Encoder
 from falseneg.train.checkpoint import LAST, check_settings, load_checkpoint, load_module
 from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
 from falseneg.train.estimate import estimate
-from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claim, final_figures, write_about
+from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claimed, final_figures, write_about
 from falseneg.train.guards import determinism, in_one_sentence
 from falseneg.train.loop import Training
 from falseneg.train.metrics import FILE, Metrics, further_loggers
@@ -71,9 +71,9 @@ def fit(
     fabric = _connect(run)
     if run.compile_encoder:
         check_compiler(fabric.device)
-    with in_one_sentence():
+    with in_one_sentence(), contextlib.ExitStack() as held:
         if fabric.is_global_zero:
-            claim(folder, resume)
+            held.enter_context(claimed(folder, resume))
         if resume and (figures := final_figures(folder)) is not None:
             return figures
         fabric.launch()
@@ -138,7 +138,8 @@ def _start(
 def _learner(run: Run, data: Prepared, criterion: nn.Module, fabric: Fabric) -> Learner:
     """Modules on their devices, and the optimiser."""
     method = run.method
-    wanted = fabric.device.type == "cuda" if run.sync_batch_norm is None else run.sync_batch_norm
+    suitable = fabric.device.type == "cuda" and not method.shuffle_groups
+    wanted = suitable if run.sync_batch_norm is None else run.sync_batch_norm
     if fabric.world_size > 1 and wanted:
         # Statistics of a rank's own views would let the encoder tell positives by them (SimCLR, section 2.2).
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
@@ -211,6 +212,8 @@ def _describe(training: Training) -> None:
     )
     name = getattr(method.encoder, "name", "encoder")
     say(f"{name}{stem}: {parameters:,} parameters with the head, views of {data.size} pixels{crops}")
+    if caution := method.caution():
+        say(caution)
     pieces = f" in {run.accumulate} pieces" if run.accumulate > 1 else ""
     epochs = f"{clock.epochs} epoch{'s' * (clock.epochs > 1)}"
     say(f"{epochs} of {clock.steps_per_epoch} steps, {data.batch_size} images each{pieces}, on {device}")

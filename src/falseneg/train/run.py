@@ -47,7 +47,8 @@ class Run:
             them is as the support augmentation says.
         optimiser: AdamW, SGD or LARS, with its learning rate and weight decay.
         test: labelled images to measure accuracy on; None takes the data set's own test split, if it has one.
-        holdout: the share of labelled data that is set aside for measuring where there is no test set; from 0 to below 1.
+        holdout: the share of the labelled images that is set aside for measuring where there is no test set, drawn by row
+            whatever the labels say; from 0 to below 1.
         epochs: passes over the data.
         batch_size: images in one optimiser step, over all processes.
         accumulate: pieces in which each process encodes its part of a batch (the gradient cache): the same gradients, but
@@ -73,7 +74,8 @@ class Run:
             flagged negatives (1 / classes).
         compile_encoder: compile the encoder by torch.compile as each size of views first comes, which takes minutes and a C++
             compiler: the same results, but for rounding. Measuring is not compiled. On a CPU a ResNet-18 is no faster for it.
-        sync_batch_norm: BatchNorm takes its statistics over all processes (CUDA only); null does so with several of them.
+        sync_batch_norm: BatchNorm takes its statistics over all processes (CUDA only); null does so with several of them,
+            unless the method shuffles BatchNorm.
         skip_unreadable: leave images out that cannot be read, and count them, in the place of stopping before training.
         check_duplicates: look for exact duplicate images before training; they are certain false negatives.
         loggers: further loggers beside metrics.jsonl: "tensorboard", "wandb".
@@ -165,6 +167,11 @@ class Run:
         cuda = torch.cuda.is_available() and self.accelerator in ("auto", "cuda", "gpu")
         if self.precision == "16-mixed" and not cuda:
             raise UserError("precision is '16-mixed', which needs a CUDA device; use 'bf16-mixed' or '32-true'")
+        if self.sync_batch_norm and self.method.shuffle_groups:
+            raise UserError(
+                "sync_batch_norm takes statistics over all processes, which undoes the method's shuffle_groups; leave one of "
+                "the two out"
+            )
         if self.sync_batch_norm and not cuda:
             raise UserError("sync_batch_norm needs CUDA devices, as torch does it nowhere else; leave it out")
         if self.precision == "bf16-true" and any(isinstance(part, Momentum) for part in self.method.modules()):
