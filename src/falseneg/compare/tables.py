@@ -116,7 +116,9 @@ def difference_words(difference: Difference) -> tuple[str, str]:
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+    points = 100 * share
+    # An end near 0 is written so that it shows on which side it lies, for that is the verdict.
+    return (f"{points:+.1f}" if abs(points) >= 0.05 or not points else f"{points:+.1g}").replace("-", "−")
 
 
 def _verdict_row(variant: VariantSummary, summary: Summary) -> tuple[str, ...]:
