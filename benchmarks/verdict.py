@@ -31,7 +31,7 @@ SPREADS = {
 }
 """Of none and the methods, in points: the tables of digits of 2026-11-21, and two made ones."""
 SEEDS = range(2, 11)
-EFFECTS = (0.5, 1.0, 2.0)
+EFFECTS = (0.5, 1.0, 2.0, 4.0)
 SHARED = 2.0
 Verdicts = NDArray[np.bool_]
 

@@ -60,6 +60,8 @@ def test_the_gap_is_shown_of_methods_only():
 
 def test_differences_and_gaps_in_words():
     assert difference_words(Difference(-0.012, -0.03, 0.006, 4)) == ("−1.2", "−3.0 to +0.6")
+    assert difference_words(Difference(0.015, 0.0003, 0.03, 4)) == ("+1.5", "+0.03 to +3.0")  # helped: not "+0.0"
+    assert difference_words(Difference(-0.0004, -0.004, 0.0, 4)) == ("−0.04", "−0.4 to +0.0")
     assert difference_words(Difference(0.012, None, None, 1)) == ("+1.2", "one seed")
     assert _gap(GapClosed(0.4, 0.1, 0.8, "oracle", 3)) == "40 (10 to 80)"
     assert _gap(GapClosed(0.4, None, None, "oracle", 3)) == "not known" and _gap(None) == ""

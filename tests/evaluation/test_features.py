@@ -4,7 +4,7 @@ from torch import nn
 
 from falseneg.data.image_set import ImageSet
 from falseneg.errors import UserError
-from falseneg.evaluation import evaluate, evaluate_features, extract_features
+from falseneg.evaluation import evaluate, evaluate_features, extract_features, few_label_accuracy
 
 
 class Squares(ImageSet):
@@ -110,6 +110,9 @@ def test_few_label_is_blank_where_a_class_is_too_small():
     figures = evaluate_features(features, labels, features, labels)
     assert figures["few_label"] is None and figures["few_label_sd"] is None
     assert figures["linear"] > 0.9
+    fewer = evaluate_features(features, labels, features, labels, seed=3, few_labels=2, few_label_draws=4)
+    expected = few_label_accuracy(features, labels, features, labels, per_class=2, draws=4, seed=3)
+    assert (fewer["few_label"], fewer["few_label_sd"]) == (expected.mean, expected.sd)
 
 
 def test_evaluate_needs_labels():

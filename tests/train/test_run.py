@@ -11,6 +11,8 @@ import falseneg as fn
         ({"batch_size": 1}, "batch_size is 1; .* at least 2"),
         ({"accumulate": 0}, "accumulate is 0"),
         ({"log_every": 0}, "log_every is 0"),
+        ({"few_labels": 0}, "few_labels is 0"),
+        ({"few_label_draws": 0}, "few_label_draws is 0"),
         ({"workers": -1}, "workers is -1"),
         ({"seed": -1}, "seed is -1"),
         ({"holdout": 1.0}, "holdout is 1.0"),

@@ -43,7 +43,7 @@ ABOUT = (
 OPTIONS: dict[str, dict[str, Any]] = {
     "out": {"type": Path | None, "metavar": "DIR", "help": "the folder of the comparison (default: compare-DATA)"},
     "seeds": {
-        **{"type": int, "nargs": "+", "default": [0, 1, 2], "metavar": "SEED"},
+        **{"type": int, "nargs": "+", "default": [0, 1, 2, 3, 4], "metavar": "SEED"},
         "help": "each variant is run once with each of them, in the place of --seed",
     },
     "variants": {

@@ -6,21 +6,20 @@ difference is the mean of the paired differences, its variance is 2/S of the err
 and the error has (V − 1)(S − 1) degrees of freedom.
 
 **The error.** Pooling supposes that variants spread alike. They do not, and a pooled error is too small for those that
-spread more. So the variance behind a difference is the largest of three estimates: the pooled one; the mean over the
-variants of half the variance of their paired differences from the baseline, which is larger where the baseline itself
-spreads more; and half that of the variant's own paired differences. And a pooled estimate of unequal variances varies as if it had
-fewer degrees of freedom (Box 1954): a share `EPSILON` of them is counted. Both can only make intervals wider.
-`benchmarks/verdict.py` simulates what comes of it.
+spread more. So the variance behind a difference is a weighted mean, with the degrees of freedom as weights, of half the
+variance of the variant's own paired differences (S − 1) and of a common one, which counts at most `PRIOR` and no more than
+the variant's own (a moderated t test; Smyth 2004). The common one is the pooled error, or the mean of all variants' own where
+that is larger, as it is where the baseline spreads more than the rest. `benchmarks/verdict.py` simulates what comes of it.
 
-**The number of comparisons.** Intervals are those of Dunnett (1955), for many comparisons with one: all of a family hold
-their true differences at the same time in 95% of the comparisons. Where cells are missing, correlations are unequal;
-then they are taken as 0, which is on the safe side whatever they are (Šidák 1967).
+**The number of comparisons.** All intervals of a family hold their true differences at the same time in 95% of the
+comparisons. The factor is the studentised maximum modulus, which is safe whatever the correlations are (Šidák 1967). Dunnett's
+(1955), for many comparisons with one in complete blocks, is 3% smaller, and too small by a little where each variant has a
+part in its own error.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,8 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 """Of every interval."""
-EPSILON = 2 / 3
-"""Of the degrees of freedom are counted: Box's formula gives .65 and .87 for the spreads in the tables of digits of 2026-11-21."""
+PRIOR = 2
+"""Degrees of freedom of the common variance, at most: small, so that unequal spreads make no false verdicts."""
 ROUNDING = 1e-9
 """Differences of shares below this are 0: no set of test images is large enough to show them."""
 
@@ -49,7 +48,6 @@ class Blocks:
         unit: (V, V) covariances of the gains, for an error of variance 1.
         error: mean square of the residuals; None without degrees of freedom.
         freedom: degrees of freedom of the error.
-        complete: whether every variant was run with every seed.
     """
 
     names: tuple[str, ...]
@@ -57,7 +55,6 @@ class Blocks:
     unit: NDArray[np.float64]
     error: float | None
     freedom: int
-    complete: bool
 
 
 def fit(cells: Cells, baseline: str, names: Sequence[str]) -> Blocks:
@@ -86,8 +83,7 @@ def fit(cells: Cells, baseline: str, names: Sequence[str]) -> Blocks:
     gain = contrast @ fitted
     gain[np.abs(gain) < ROUNDING] = 0.0
     error = float(residuals @ residuals) / freedom if freedom else None
-    complete = len(runs) == len(every) * len(seeds)
-    return Blocks(every, gain, contrast @ inverse @ contrast.T, error, freedom, complete)
+    return Blocks(every, gain, contrast @ inverse @ contrast.T, error, freedom)
 
 
 def paired(cells: Cells, baseline: str, name: str) -> list[float]:
@@ -95,33 +91,43 @@ def paired(cells: Cells, baseline: str, name: str) -> list[float]:
     return [value - cells[baseline][seed] for seed, value in cells[name].items() if seed in cells[baseline]]
 
 
-def variances(cells: Cells, baseline: str, names: Sequence[str], pooled: float) -> dict[str, float]:
-    """The variance of the error behind the difference of each variant: the largest of three estimates (see above)."""
+def moderated(cells: Cells, model: Blocks) -> dict[str, tuple[float, int]]:
+    """The variance of the error behind the difference of each variant, and its degrees of freedom.
+
+    Args:
+        cells: what the model was fitted to.
+        model: of the baseline and one family of variants, with an error.
+    """
+    baseline, *names = model.names
     pairs = {name: paired(cells, baseline, name) for name in names}
-    own = {name: statistics.variance(of) / 2 for name, of in pairs.items() if len(of) > 1}
-    freedom = {name: len(pairs[name]) - 1 for name in own}
-    mean = sum(freedom[name] * own[name] for name in own) / sum(freedom.values()) if own else 0.0
-    return {name: max(pooled, mean, own.get(name, 0.0)) for name in names}
-
-
-def counted_freedom(freedom: int, comparisons: int) -> float:
-    """The degrees of freedom that are counted: of one comparison all, for a paired t test supposes nothing of variances."""
-    return freedom * max(1 / comparisons, EPSILON)
+    freedom = {name: len(of) - 1 for name, of in pairs.items()}
+    own = {name: statistics.variance(of) / 2 if freedom[name] else 0.0 for name, of in pairs.items()}
+    every = sum(freedom.values())
+    common = max(model.error or 0.0, sum(freedom[name] * own[name] for name in names) / every if every else 0.0)
+    found = {}
+    for name in names:
+        # What the runs of the others add: nothing where there are none, so that one method has the paired t test.
+        prior = min(PRIOR, max(freedom[name], 1), model.freedom - freedom[name])
+        total = freedom[name] + prior
+        found[name] = (freedom[name] * own[name] + prior * common) / total, total
+    return found
 
 
 @functools.lru_cache
-def critical_value(comparisons: int, freedom: float, correlated: bool) -> float:
-    """The factor of the standard error in two-sided simultaneous intervals of so many comparisons with one.
+def critical_value(comparisons: int, freedom: int) -> float:
+    """The factor of the standard error in two-sided simultaneous intervals: the studentised maximum modulus.
 
     Args:
-        comparisons: in the family.
-        freedom: degrees of freedom of the error, counted or not.
-        correlated: whether the differences correlate by 1/2, as in complete blocks; else they are taken as independent.
+        comparisons: in the family; for one it is the quantile of Student's t.
+        freedom: degrees of freedom of the error.
     """
     from scipy.optimize import brentq
+    from scipy.special import ndtr
+
+    spread, share = _nodes(freedom)
 
     def miss(value: float) -> float:
-        return _within(value, comparisons, freedom, correlated) - CONFIDENCE
+        return float(share @ (2 * ndtr(value * spread) - 1) ** comparisons) - CONFIDENCE
 
     upper = 2.0
     while miss(upper) < 0:
@@ -129,34 +135,18 @@ def critical_value(comparisons: int, freedom: float, correlated: bool) -> float:
     return float(brentq(miss, 0.5, upper, xtol=1e-6))
 
 
-def _within(value: float, comparisons: int, freedom: float, correlated: bool) -> float:
-    """The probability that no |t| of the family exceeds a value: an integral over baseline and error."""
-    from scipy.special import ndtr
-
-    baseline, weight, spread, share = _nodes(freedom)
-    if not correlated:
-        inside = 2 * ndtr(value * spread) - 1
-        return float(share @ inside**comparisons)
-    edge = math.sqrt(2) * value * spread[:, None]
-    inside = (ndtr(baseline + edge) - ndtr(baseline - edge)) ** comparisons
-    return float(share @ inside @ weight)
-
-
-@functools.lru_cache
-def _nodes(freedom: float) -> tuple[NDArray[np.float64], ...]:
-    """Nodes and weights for a standard normal, and for the root of chi² over its degrees of freedom."""
+def _nodes(freedom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes and weights for the root of chi² over its degrees of freedom."""
     from scipy.special import chdtri
 
-    nodes, weight = np.polynomial.hermite_e.hermegauss(64)
     # Gauss-Legendre over the probability of chi², refined towards both ends.
     at, share = np.polynomial.legendre.leggauss(400)
     part = (1 + at) / 2
     probability = part**2 * (3 - 2 * part)
-    spread = np.sqrt(chdtri(freedom, 1 - probability) / freedom)
-    return nodes, weight / weight.sum(), spread, share / 2 * 6 * part * (1 - part)
+    return np.sqrt(chdtri(freedom, 1 - probability) / freedom), share / 2 * 6 * part * (1 - part)
 
 
-def t_quantile(probability: float, freedom: float) -> float:
+def t_quantile(probability: float, freedom: int) -> float:
     """Of Student's t."""
     from scipy.special import stdtrit
 

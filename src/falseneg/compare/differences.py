@@ -6,16 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from falseneg.compare.blocks import (
-    CONFIDENCE,
-    Cells,
-    counted_freedom,
-    critical_value,
-    fit,
-    paired,
-    t_quantile,
-    variances,
-)
+from falseneg.compare.blocks import CONFIDENCE, Cells, critical_value, fit, moderated, paired, t_quantile
 
 WIDEST = 1.0
 """Of an interval of the gap closed that is shown: one as wide as from none to the oracle cannot tell the two apart."""
@@ -83,16 +74,16 @@ class Differences:
         known = [name for name, pairs in self.pairs.items() if pairs]
         self.joint = fit(cells, baseline, known) if known else None
 
-    def _family(self, cells: Cells, baseline: str, names: Sequence[str]) -> dict[str, tuple[float, float, float]]:
-        """Variance of the error, its counted degrees of freedom and the critical value, of each variant of a family."""
+    def _family(self, cells: Cells, baseline: str, names: Sequence[str]) -> dict[str, tuple[float, int, float]]:
+        """Variance of the error, its degrees of freedom and the critical value, of each variant of a family."""
         known = [name for name in names if self.pairs[name]]
         model = fit(cells, baseline, known) if known else None
         if model is None or model.error is None:
             return {}
-        freedom = counted_freedom(model.freedom, len(known))
-        critical = critical_value(len(known), freedom, model.complete)
-        of = variances(cells, baseline, known, model.error)
-        return {name: (of[name], freedom, critical) for name in known}
+        return {
+            name: (variance, freedom, critical_value(len(known), freedom))
+            for name, (variance, freedom) in moderated(cells, model).items()
+        }
 
     def of(self, name: str) -> Difference | None:
         """Of a variant from the baseline; None without a seed that both were run with."""

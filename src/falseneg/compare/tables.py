@@ -103,8 +103,8 @@ def of_test_images(summary: Summary) -> str:
     accuracy, difference = (f"{100 * error:.1f}" for error in summary.test_error)
     return (
         f"They are over seeds, on the same {summary.test_images:,} test images. Other test images would move an accuracy by "
-        f"about ±{accuracy} points (one standard error), and a difference by at most ±{difference}, because variants mostly "
-        "fail on the same images."
+        f"about ±{accuracy} points (one standard error), and a difference by at most ±{difference}, less where both fail on "
+        "the same images."
     )
 
 
@@ -116,7 +116,9 @@ def difference_words(difference: Difference) -> tuple[str, str]:
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+    points = 100 * share
+    # An end near 0 is written so that it shows on which side it lies, for that is the verdict.
+    return (f"{points:+.1f}" if abs(points) >= 0.05 or not points else f"{points:+.1g}").replace("-", "−")
 
 
 def _verdict_row(variant: VariantSummary, summary: Summary) -> tuple[str, ...]:
