@@ -21,9 +21,17 @@ def start_of(points, clusters, seed):
     return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:clusters]]
 
 
+@pytest.fixture(params=["faiss", "tensors"])
+def device(request, monkeypatch):
+    """Steps as they are made on a CPU, and as they are made on a GPU: the latter in pieces of a few points."""
+    if request.param == "tensors":
+        monkeypatch.setattr(clustering, "_by_faiss", lambda points: clustering._by_tensors(points, torch.Generator()))
+        monkeypatch.setattr(clustering, "SCORES", 200)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("clusters", [2, 7])
-def test_each_iteration_is_a_lloyd_step(clusters, steps):
+def test_each_iteration_is_a_lloyd_step(clusters, steps, device):
     points = points_of(150, 5)
     expected, was_empty = ifnd_loops.lloyd(points.double().tolist(), start_of(points, clusters, 3).tolist(), steps)
     assert not was_empty, "the loop does not say what happens to an empty cluster"
@@ -31,7 +39,7 @@ def test_each_iteration_is_a_lloyd_step(clusters, steps):
     torch.testing.assert_close(centroids, torch.tensor(expected), rtol=0, atol=1e-5)
 
 
-def test_in_the_end_each_centroid_is_the_direction_of_the_points_nearest_to_it():
+def test_in_the_end_each_centroid_is_the_direction_of_the_points_nearest_to_it(device):
     points = points_of(300, 4)
     centroids = spherical_k_means(points, 6, seed=0, iterations=100)
     cluster, _ = assign(points, centroids, 0.2)
@@ -51,7 +59,7 @@ def test_the_seed_alone_decides_and_global_draws_do_not_move():
     assert not torch.equal(spherical_k_means(points, 9, seed=5), first)
 
 
-def test_an_empty_cluster_takes_over_a_part_of_a_large_one():
+def test_an_empty_cluster_takes_over_a_part_of_a_large_one(device):
     """Copies of one image are among the starting points: all but the first of them start with an empty cluster."""
     points = points_of(120, 6)
     points[:60] = points[0]
@@ -64,6 +72,39 @@ def test_an_empty_cluster_takes_over_a_part_of_a_large_one():
     cluster, _ = assign(points, centroids, 0.2)
     assert len(cluster.unique()) >= 19  # a step may empty one again, which is left out then
     assert len(cluster[:60].unique()) == 1, "copies of one image belong together"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_several_starts_the_best_is_kept(device, seed):
+    points = points_of(120, 4)
+    draws, objectives, found = torch.Generator().manual_seed(seed), [], []
+    for _ in range(4):
+        start = points[torch.randperm(120, generator=draws)[:8]].tolist()
+        centroids, was_empty = ifnd_loops.lloyd(points.tolist(), start, 6)
+        assert not was_empty
+        before, _ = ifnd_loops.lloyd(points.tolist(), start, 5)
+        objectives.append(sum(max(ifnd_loops.similarity(p, c) for c in before) for p in points.tolist()))
+        found.append(centroids)
+    best = objectives.index(max(objectives))
+    kept = spherical_k_means(points, 8, seed, 6, restarts=4)
+    torch.testing.assert_close(kept, torch.tensor(found[best]), rtol=0, atol=1e-5)
+    assert torch.equal(spherical_k_means(points, 8, seed, 6, restarts=best + 1), kept)
+
+
+def test_restarts_find_planted_clusters(device):
+    """Of planted clusters one start merges some and splits others."""
+    from sklearn.metrics import normalized_mutual_info_score as nmi
+
+    draw = torch.Generator().manual_seed(0)
+    planted = torch.arange(1000) % 10
+    centres = normalize(torch.randn(10, 16, generator=draw), dim=1)
+    points = normalize(centres[planted] + 0.12 * torch.randn(1000, 16, generator=draw), dim=1)
+
+    def agreement(seed, restarts):
+        return nmi(planted, assign(points, spherical_k_means(points, 10, seed, 20, restarts), 0.2)[0])
+
+    one, five = (sum(agreement(seed, restarts) for seed in range(10)) / 10 for restarts in (1, 5))
+    assert five > one + 0.015, (one, five)
 
 
 def test_as_many_clusters_as_images():

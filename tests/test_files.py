@@ -1,11 +1,15 @@
+import multiprocessing
+import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from falseneg.errors import UserError
-from falseneg.files import replacing, write_bytes
+from falseneg.files import LOCK, alone, replacing, write_bytes
 
 
 def test_replaces_whole_files(tmp_path):
@@ -64,3 +68,77 @@ def test_no_room(tmp_path):
     import torch
 
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 1
+
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from falseneg.files import alone
+with alone(Path(sys.argv[1]), "busy"):
+    if sys.argv[2:] == ["fork"] and os.fork() == 0:  # as a process that loads images
+        os.write(1, f"{os.getpid()}\\n".encode())
+    else:
+        os.write(1, b"held\\n")
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Starts a process that holds the folder, with the lines that it says."""
+    started = []
+
+    def start(*arguments):
+        command = [sys.executable, "-c", HOLD, tmp_path / "deep" / "folder", *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process, sorted(process.stdout.readline().strip() for _ in range(1 + len(arguments)))
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_a_folder_is_held_by_one_process(tmp_path, holder):
+    process, _ = holder()
+    folder = tmp_path / "deep" / "folder"
+    with pytest.raises(UserError, match="^busy$"), alone(folder, "busy"):
+        pass
+    process.kill()
+    with alone(folder, "busy", patience=10):
+        assert [path.name for path in folder.iterdir()] == [LOCK]
+    assert not list(folder.iterdir())  # which it was not that made it
+
+
+def test_death_frees_a_folder_though_a_fork_lives_on(tmp_path, holder):
+    process, (fork, _) = holder("fork")
+    try:
+        process.kill()
+        process.wait()
+        with alone(tmp_path / "deep" / "folder", "busy"):
+            pass
+        os.kill(int(fork), 0)
+    finally:
+        os.kill(int(fork), signal.SIGKILL)
+
+
+def test_a_fork_takes_nothing_from_the_one_that_holds(tmp_path):
+    folder = tmp_path / "folder"
+    with alone(folder, "busy"):
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0,))
+        process.start()
+        process.join()
+        with pytest.raises(UserError, match="busy"), alone(folder, "busy"):
+            pass
+    with alone(folder, "busy"):
+        pass
+    assert not folder.exists()
+
+
+def test_a_lock_that_is_a_link_leads_nowhere(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / LOCK).symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="cannot be written"), alone(tmp_path, "busy"):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"

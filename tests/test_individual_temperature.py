@@ -11,9 +11,9 @@ import falseneg as fn
 
 
 def test_isogclr_temperatures_and_losses():
-    """Each sample's temperature by the loop: gradient by hand, clip, running mean, step, bounds; two views one update."""
-    rho, rate, momentum, clip, bounds = 0.4, 0.5, 0.8, 0.5, (0.1, 0.4)
-    temperature = prepared(fn.IndividualTemperature(0.2, *bounds, fn.GradientStep(rate, momentum), clip))
+    """Each sample's temperature by the loop: gradients by hand, mean of the views, clip, running mean, step, bounds."""
+    rho, rate, of_new, clip, bounds = 0.4, 0.5, 0.2, 0.5, (0.1, 0.4)
+    temperature = prepared(fn.IndividualTemperature(0.2, *bounds, fn.GradientStep(rate, 1 - of_new), clip))
     criterion = fn.Criterion(fn.NoDetection(), fn.ELIMINATE, prepared(fn.GlobalContrastive(0.6, rho=rho)), temperature)
     taus, momenta, u = dict.fromkeys(range(ROWS), 0.2), {}, {}
     clipped = at_bound = 0
@@ -21,17 +21,25 @@ def test_isogclr_temperatures_and_losses():
         contrast = batch(raw_rows(samples, seed), samples)
         ids, positives, negatives, _ = pairs(contrast)
         g = [float(global_loops.kept_mean(n, [False] * len(n), taus[s])) for s, n in zip(ids, negatives, strict=True)]
+        of_view = [g[i] if s not in u else 0.4 * u[s] + 0.6 * g[i] for i, s in enumerate(ids)]
         for s, views in global_loops.views_of(ids).items():
-            new = global_loops.mean(g[i] for i in views)
-            u[s] = new if s not in u else 0.4 * u[s] + 0.6 * new
-        expected = [-float(p) + taus[s] * (math.log(u[s]) + rho) for s, p in zip(ids, positives, strict=True)]
-        gradients = [global_loops.isogclr_gradient(n, taus[s], u[s], rho) for s, n in zip(ids, negatives, strict=True)]
+            u[s] = global_loops.mean(of_view[i] for i in views)
+        expected = [
+            taus[s] * (math.log(u_v) + rho) - float(p) for s, u_v, p in zip(ids, of_view, positives, strict=True)
+        ]
+        gradients = [
+            global_loops.isogclr_gradient(n, taus[s], u_v, rho)
+            for s, u_v, n in zip(ids, of_view, negatives, strict=True)
+        ]
         loss, _ = criterion([contrast], CLOCK)
         assert float(loss) == pytest.approx(global_loops.mean(expected), abs=1e-5)
         loss.backward()
         temperature.after_backward(CLOCK)
-        global_loops.isogclr(taus, momenta, ids, gradients, rate, momentum, clip, bounds)
-        clipped += sum(abs(x) > clip for x in gradients)
+        global_loops.isogclr(taus, momenta, ids, gradients, rate, of_new, clip, bounds)
+        clipped += sum(  # only the mean shows it, or only one of the views
+            abs(sum(gradients[i] for i in views)) / 2 < clip < max(abs(gradients[i]) for i in views)
+            for views in global_loops.views_of(ids).values()
+        )
         at_bound += sum(taus[s] in bounds for s in ids)
         with torch.no_grad():
             got = temperature(contrast)
@@ -57,7 +65,7 @@ def test_isogclr_gradient_does_not_depend_on_weights_levels_or_scale():
         temperature.after_backward(CLOCK, scale)
         after.append(temperature.tables["views"].column("tau")[:4].clone())
     torch.testing.assert_close(after[0], after[1])
-    assert not torch.equal(after[0], torch.full((4,), 0.1))
+    assert not torch.equal(after[0], torch.full((4,), 0.07))
 
 
 def test_temperatures_move_only_by_training():
@@ -71,7 +79,17 @@ def test_temperatures_move_only_by_training():
     tau = temperature(contrast)
     (tau * torch.inf).sum().backward()  # as float16 overflows
     temperature.after_backward(CLOCK)
-    assert torch.equal(temperature.tables["views"].column("tau"), torch.full((ROWS,), 0.1))
+    assert torch.equal(temperature.tables["views"].column("tau"), torch.full((ROWS,), 0.07))
     assert int(temperature.tables["views"].visits.sum()) == 0
     temperature.eval()
     assert not temperature(contrast).requires_grad
+
+
+def test_defaults_are_the_authors_for_one_modality():
+    temperature = prepared(fn.IndividualTemperature())
+    tau = temperature(batch(raw_rows(BATCHES[0], 0), BATCHES[0]))
+    torch.testing.assert_close(tau.detach(), torch.full((8,), 0.07))
+    (-tau * torch.tensor([2.0, 30.0] * 4)).mean().backward()  # means of 16 for each sample: clipped at 3
+    temperature.after_backward(CLOCK)
+    moved = temperature.tables["views"].column("tau")[:4]
+    torch.testing.assert_close(moved, torch.full((4,), 0.07 + 0.001 * 0.9 * 3))

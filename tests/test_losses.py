@@ -69,11 +69,96 @@ def test_learned_temperature_is_a_parameter_of_the_criterion():
     assert [name for name, p in loss.named_parameters() if p.grad is not None] == ["criterion.temperature.log_tau"]
 
 
-def test_bad_views():
-    loss = fn.ContrastiveLoss()
-    for views in [(torch.randn(4, 3),), (torch.randn(4, 3), torch.randn(5, 3))]:
-        with pytest.raises(fn.UserError, match="give two or more of one shape"):
-            loss(*views)
+VIEW = torch.randn(4, 3, generator=torch.Generator().manual_seed(7))
+OTHER = VIEW.flip(0)
+# What is given beside or in the place of two (4, 3) views, and what the sentence must hold.
+REFUSED = {
+    "no views": ((), {}, "views of nothing"),
+    "one view": ((VIEW,), {}, r"views of \(4, 3\) float32 on cpu; give two or more"),
+    "other images": ((VIEW, VIEW[:3]), {}, r"\(4, 3\) float32 on cpu, \(3, 3\) float32 on cpu; give two or more"),
+    "other dimensions": ((VIEW, VIEW[:, :2]), {}, r"\(4, 2\)"),
+    "flat": ((VIEW[0], OTHER[0]), {}, r"\(3,\) float32"),
+    "a number": ((VIEW[0, 0], OTHER[0, 0]), {}, r"\(\) float32"),
+    "a grid": ((VIEW[None], OTHER[None]), {}, r"\(1, 4, 3\)"),
+    "whole numbers": ((VIEW.long(), OTHER.long()), {}, "int64"),
+    "truths": ((VIEW > 0, OTHER > 0), {}, "bool"),
+    "complex": ((VIEW + 0j, OTHER + 0j), {}, "complex64"),
+    "two types": ((VIEW, OTHER.double()), {}, "one floating-point type"),
+    "two devices": ((VIEW, OTHER.to("meta")), {}, "on meta.*one device"),
+    "no images": ((VIEW[:0], OTHER[:0]), {}, r"\(0, 3\).*empty"),
+    "no dimensions": ((VIEW[:, :0], OTHER[:, :0]), {}, r"\(4, 0\).*empty"),
+    "one image": ((VIEW[:1], OTHER[:1]), {}, "single image.*at least 2 images"),
+    "lists": ((VIEW.tolist(), OTHER.tolist()), {}, "views of list, list"),
+    "support of other images": ((VIEW, OTHER), {"support": [VIEW, VIEW[:2]]}, r"support views of .*\(2, 3\)"),
+    "support of other dimensions": ((VIEW, OTHER), {"support": torch.randn(2, 4, 5)}, r"\(4, 5\)"),
+    "a flat support": ((VIEW, OTHER), {"support": VIEW}, r"support views of \(3,\)"),
+    "a number as support": ((VIEW, OTHER), {"support": VIEW[0, 0]}, r"support views of \(\)"),
+    "no support": ((VIEW, OTHER), {"support": []}, "support views of nothing"),
+    "no support in a tensor": ((VIEW, OTHER), {"support": VIEW[None][:0]}, "support views of nothing"),
+    "whole support": ((VIEW, OTHER), {"support": [VIEW.long()]}, "int64"),
+    "support of two types": ((VIEW, OTHER), {"support": [VIEW, VIEW.double()]}, "float64"),
+    "support elsewhere": ((VIEW, OTHER), {"support": [VIEW.to("meta")]}, "on meta"),
+    "support of lists": ((VIEW, OTHER), {"support": [VIEW.tolist()]}, "support views of list"),
+    "a short sample": ((VIEW, OTHER), {"sample": torch.arange(3)}, r"\(3,\) int64 on cpu; give 4 whole numbers"),
+    "a long sample": ((VIEW, OTHER), {"sample": torch.arange(5)}, r"\(5,\) int64"),
+    "a sample for each view": ((VIEW, OTHER), {"sample": torch.zeros(4, 2).long()}, r"\(4, 2\) int64"),
+    "no sample": ((VIEW, OTHER), {"sample": torch.arange(0)}, r"\(0,\) int64"),
+    "one number": ((VIEW, OTHER), {"sample": torch.tensor(3)}, r"\(\) int64"),
+    "parts": ((VIEW, OTHER), {"sample": torch.arange(4.0)}, "float32"),
+    "a truth for each": ((VIEW, OTHER), {"sample": torch.ones(4).bool()}, "bool"),
+    "sample elsewhere": ((VIEW, OTHER), {"sample": torch.arange(4, device="meta")}, "on meta"),
+    "a list of numbers": ((VIEW, OTHER), {"sample": [0, 1, 2, 3]}, "sample of list"),
+}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_compared_is_refused_in_one_sentence(case, kept):
+    """Whether something is kept for each image or not."""
+    views, further, words = REFUSED[case]
+    criterion = fn.ContrastiveLoss(fn.SupportSet(top_k=1) if "support" in further else None, images=9 if kept else None)
+    further = {"sample": torch.arange(4), **further} if kept else further
+    with pytest.raises(fn.UserError, match=words) as error:
+        criterion(*views, **further)
+    assert str(error.value).startswith("ContrastiveLoss: got ") and "\n" not in str(error.value)
+
+
+def test_whole_numbers_of_any_type_say_which_image_it_is():
+    sample = torch.tensor([0, 1, 2, 0])
+    expected = fn.ContrastiveLoss()(VIEW, OTHER, sample=sample)
+    for kind in (torch.int8, torch.uint8, torch.int32):
+        assert torch.equal(fn.ContrastiveLoss()(VIEW, OTHER, sample=sample.to(kind)), expected)
+
+
+def test_support_views_may_be_of_a_narrower_type():
+    criterion = fn.ContrastiveLoss(fn.SupportSet(top_k=1))
+    assert criterion(VIEW, OTHER, support=[VIEW.bfloat16()]).isfinite()
+    assert criterion(VIEW.double(), OTHER.double(), support=[VIEW]).isfinite()
+
+
+@pytest.mark.parametrize("rows", [4, 300])
+@pytest.mark.parametrize("detector", [fn.NoDetection(), fn.FixedThreshold(0.5), fn.BatchQuantile(0.3)])
+def test_an_image_that_is_nobody_is_not_its_own_negative(rows, detector):
+    """With the matrix of all pairs, and without it."""
+    views = [torch.randn(rows, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    criterion = fn.ContrastiveLoss(detector)
+    expected = criterion(*views)
+    assert torch.equal(criterion(*views, sample=torch.full((rows,), -1)), expected)
+    some = torch.arange(rows)
+    some[1::2] = -1
+    assert torch.equal(criterion(*views, sample=some), expected)
+
+
+@pytest.mark.parametrize("support", [None, [VIEW]])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_number_that_is_none_comes_out_as_none(support, place):
+    """In any row, also where it is a flagged pair's: no finite loss hides it."""
+    for rows in (4, 300):
+        views = [torch.randn(rows, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+        views[0][0 if place == "first" else -1, 1] = torch.nan
+        detector = fn.FixedThreshold(0.5) if support is None else fn.SupportSet(top_k=2)
+        further = None if support is None else [views[1]]
+        assert fn.ContrastiveLoss(detector)(*views, support=further).isnan()
 
 
 def test_state_for_each_image_in_a_loop_of_ones_own():

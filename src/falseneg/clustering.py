@@ -5,63 +5,97 @@ Letters: n images, D dimensions, K clusters.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from falseneg.errors import UserError
 from falseneg.rules import at_least_float32
-from falseneg.statistics.gather import from_first_rank, gather_rows, rank, world_size
+from falseneg.statistics.gather import from_first_rank, gather_rows, rank, sum_over_ranks, world_size
 
 SCORES = 2**24
 """Similarities that are held at a time when images are assigned: 64 MiB in float32."""
 MOST_AT_ONCE = 8192
 """Images that are assigned or checked at a time, at most."""
+SPLIT = 1 / 1024
+"""By how much the two halves of a cluster that is split move apart, as in faiss."""
 
 
 def spherical_k_means(
-    points: Tensor, clusters: int, seed: int, iterations: int = 20, points_per_centroid: int | None = None
+    points: Tensor,
+    clusters: int,
+    seed: int,
+    iterations: int = 20,
+    restarts: int = 1,
+    points_per_centroid: int | None = None,
 ) -> Tensor:
     """Centroids of unit length, each along the sum of the points for which it is the most similar one.
 
-    Starts at points drawn by the seed; faiss then makes one Lloyd step after the other. A cluster that is empty after a
-    step takes over a part of a large one. The first rank computes, and all receive the centroids after each step, so
-    that nobody waits for long. The same seed and number of threads give the same centroids. O(n · K · D) a step; the
-    points that are learned from are held as float32.
+    Starts at points drawn by the seed and makes one Lloyd step after the other; of several starts, the one whose
+    points are most similar to their centroids is kept (the sum of the cosines in the last assignment, as faiss counts
+    it, which is what PCL does five times). A cluster that is empty after a step takes over a part of a large one.
+    O(restarts · iterations · n · K · D); the points that are learned from are held as float32.
+
+    Points on a CPU are clustered by faiss, on the first rank. Points on a GPU stay there, and each rank assigns its
+    share of them, a few thousand at a time. All ranks have the same centroids after each step. The same seed and number
+    of threads give the same centroids on a CPU; on a GPU sums are only repeatable with deterministic algorithms.
 
     Args:
         points: (n, D) unit rows, the same on every rank; `check_points` has seen them.
         clusters: how many, from 1 to n.
         seed: of the draws.
-        iterations: Lloyd steps.
+        iterations: Lloyd steps of each start.
+        restarts: starts, at least 1.
         points_per_centroid: learn from this many points for each cluster, drawn by the seed; None for all points.
 
     Returns:
-        (K, D) float32 on the CPU.
+        (K, D) float32, on the device of the points.
 
     Raises:
         UserError: there are more clusters than points.
     """
     if clusters > len(points):
         raise UserError(f"{clusters} clusters are wanted of {len(points)} images; give at most one for each image")
-    drawn = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
-    centroids = points[drawn[:clusters].to(points.device)].float().cpu()
-    learned_from = points
+    draws = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(points), generator=draws)
+    start = points[drawn[:clusters].to(points.device)].float()
     if points_per_centroid is not None and clusters * points_per_centroid < len(points):
-        learned_from = points[drawn[: clusters * points_per_centroid].sort().values.to(points.device)]
-    own = learned_from.float().cpu().contiguous() if rank() == 0 else None
-    for _ in range(iterations):
-        if own is not None:
-            centroids = _lloyd_step(own, centroids)
-        centroids = from_first_rank(centroids)
-    return centroids
+        points = points[drawn[: clusters * points_per_centroid].sort().values.to(points.device)]
+    lloyd_step = _by_faiss(points) if points.device.type == "cpu" else _by_tensors(points, draws)
+    best, highest = start, -math.inf
+    for _ in range(restarts):
+        centroids, objective = start, -math.inf
+        for _ in range(iterations):
+            centroids, objective = lloyd_step(centroids)
+        if objective > highest:
+            best, highest = centroids, objective
+        start = points[torch.randperm(len(points), generator=draws)[:clusters].to(points.device)].float()
+    return best
 
 
-def _lloyd_step(points: Tensor, centroids: Tensor) -> Tensor:
-    """Assign each point to its most similar centroid, and move the centroids; both in float32 on the CPU."""
+LloydStep = Callable[[Tensor], tuple[Tensor, float]]
+"""(K, D) centroids to the moved ones, with the sum of the cosines of the points with the nearest of the former."""
+
+
+def _by_faiss(points: Tensor) -> LloydStep:
+    """Steps on the CPU of the first rank, which all receive: between two of them a signal is heard."""
+    own = points.float().contiguous().numpy() if rank() == 0 else None
+
+    def step(centroids: Tensor) -> tuple[Tensor, float]:
+        moved, objective = (centroids, 0.0) if own is None else _faiss_step(own, centroids)
+        return from_first_rank(moved), float(from_first_rank(torch.tensor(objective, dtype=torch.float64)))
+
+    return step
+
+
+def _faiss_step(points: Any, centroids: Tensor) -> tuple[Tensor, float]:
     import faiss
 
-    # One step a call: between two of them a signal is heard, and the other ranks are told. faiss takes 256 points a
-    # centroid and warns of fewer than 39, unless it is told other limits.
+    # faiss takes 256 points a centroid and warns of fewer than 39, unless it is told other limits.
     kmeans = faiss.Kmeans(
         points.shape[1],
         len(centroids),
@@ -73,12 +107,52 @@ def _lloyd_step(points: Tensor, centroids: Tensor) -> Tensor:
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(torch.get_num_threads())
     try:
-        kmeans.train(points.numpy(), init_centroids=centroids.numpy())
+        kmeans.train(points, init_centroids=centroids.numpy())
     finally:
         faiss.omp_set_num_threads(threads)
-    moved = kmeans.centroids
-    assert moved is not None
-    return torch.from_numpy(moved.copy())
+    moved, objectives = kmeans.centroids, kmeans.obj
+    assert moved is not None and objectives is not None
+    return torch.from_numpy(moved.copy()), float(objectives[-1])
+
+
+def _by_tensors(points: Tensor, draws: torch.Generator) -> LloydStep:
+    """Steps on the device of the points, of which each rank assigns a share; the draws are the same on all ranks."""
+    own = points.tensor_split(world_size())[rank()]
+
+    def step(centroids: Tensor) -> tuple[Tensor, float]:
+        sums, number = torch.zeros_like(centroids), centroids.new_zeros(len(centroids), dtype=torch.int64)
+        objective = centroids.new_zeros((), dtype=torch.float64)
+        for piece in own.split(_at_once(len(centroids))):
+            with torch.autocast(piece.device.type, enabled=False):
+                best, cluster = (piece.float() @ centroids.T).max(dim=1)
+            sums.index_add_(0, cluster, piece.float())
+            number += torch.bincount(cluster, minlength=len(centroids))
+            objective += best.double().sum()
+        sums, number, objective = (sum_over_ranks(part) for part in (sums, number, objective))
+        return _filled(normalize(sums, dim=1), number, draws), float(objective)
+
+    return step
+
+
+def _filled(centroids: Tensor, number: Tensor, draws: torch.Generator) -> Tensor:
+    """Centroids of which each empty one takes over half of another's points: both move a little, either way.
+
+    Which other, is drawn in proportion to the points that it can spare; so does faiss.
+    """
+    sizes = number.cpu()
+    away = 1 + SPLIT * (1 - 2 * (torch.arange(centroids.shape[1], device=centroids.device) % 2))
+    for empty in (sizes == 0).nonzero()[:, 0].tolist():
+        other = int(torch.multinomial((sizes - 1).clamp(min=0).double(), 1, generator=draws))
+        sizes[empty] = sizes[other] // 2
+        sizes[other] -= sizes[empty]
+        centroids[empty] = normalize(centroids[other] * away, dim=0)
+        centroids[other] = normalize(centroids[other] / away, dim=0)
+    return centroids
+
+
+def _at_once(clusters: int) -> int:
+    """How many points are compared with all centroids at a time."""
+    return max(1, min(MOST_AT_ONCE, SCORES // clusters))
 
 
 @torch.no_grad()
@@ -100,7 +174,7 @@ def assign(
         (n,) int64 the most similar centroid, of equals the first; and (n,) the natural log of the confidence, at most 0:
         float32, or float64 for such points. Both on the device, the same on every rank.
     """
-    at_once = max(1, min(MOST_AT_ONCE, SCORES // len(centroids)))
+    at_once = _at_once(len(centroids))
     # Whole pieces for each rank: the same products, to the bit, however many ranks there are.
     pieces = -(-len(points) // at_once)
     first, last = (pieces * place // world_size() * at_once for place in (rank(), rank() + 1))

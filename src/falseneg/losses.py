@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from falseneg.clock import Clock
-from falseneg.contrast import Contrast
+from falseneg.contrast import NOBODY, Contrast
 from falseneg.detectors import Detector, NoDetection
 from falseneg.errors import UserError
 from falseneg.facts import Facts
@@ -133,31 +133,104 @@ class ContrastiveLoss(nn.Module):
 
         Args:
             views: two or more (B, D), row b of each showing image b; of any length, normalised here.
-            sample: (B,) int64 data-set rows of the images, so that repetitions are never negatives of each other;
-                None if every row is another image.
+            sample: (B,) whole numbers, the data-set rows of the images, so that repetitions are never negatives of each
+                other; −1 for an image that is no other's repetition; None if every row is another image.
             support: S times (B, D), as a list or (S, B, D), further views that only help to detect (FNC).
             clock: where training stands, for parts with a schedule.
 
         Raises:
-            UserError: fewer than two views, or views of different shapes; no ``sample`` where state is kept for each image,
-                or one beyond the data set.
+            UserError: fewer than two views; views, ``support`` or ``sample`` of another shape, type or device than these
+                lines say; a single image, on one process; no ``sample`` where state is kept for each image, or one beyond
+                the data set.
         """
-        if len(views) < 2 or any(view.shape != views[0].shape for view in views):
-            shapes = ", ".join(str(tuple(view.shape)) for view in views) or "nothing"
-            raise UserError(f"ContrastiveLoss: got views of {shapes}; give two or more of one shape (B, D)")
-        if sample is None and self.images is not None:
-            raise UserError(
-                "ContrastiveLoss: what is kept for each image needs to know the images; give sample, their rows in the data set"
-            )
-        if sample is not None and self.images is not None:
-            _check_rows(sample, self.images)
+        _check_views(views)
+        images = views[0]
+        if support is not None:
+            _check_support(support, images)
         if sample is None:
-            rank = torch.distributed.get_rank() if world_size() > 1 else 0
-            # Far apart, so that no two ranks name one sample, however many rows each has.
-            sample = torch.arange(len(views[0]), device=views[0].device) + rank * 2**40
-        embeddings = Embeddings(_unit(views), None if support is None else _unit(support).detach(), sample)
-        loss, _ = self.criterion([contrast_views(embeddings)], clock or Clock(0, 1, 1))
+            if self.images is not None:
+                raise UserError(
+                    "ContrastiveLoss: what is kept for each image needs to know the images; give sample, their rows in the data set"
+                )
+            sample = torch.full((len(images),), NOBODY, device=images.device)
+        else:
+            _check_sample(sample, images)
+            if self.images is not None:
+                _check_rows(sample, self.images)
+        main = _unit(views)
+        known = None if support is None else _unit(support).detach().to(main.dtype)
+        loss, _ = self.criterion([contrast_views(Embeddings(main, known, sample.long()))], clock or Clock(0, 1, 1))
         return loss
+
+
+def _check_views(views: Sequence[Tensor]) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        UserError: fewer than two views, or not (B, D) of one shape, floating-point type and device, with B and D above 0.
+    """
+    if len(views) < 2 or not all(isinstance(view, Tensor) for view in views):
+        given = ", ".join(_described(view) for view in views) or "nothing"
+        raise UserError(f"ContrastiveLoss: got views of {given}; give two or more tensors of one shape (B, D)")
+    first = views[0]
+    alike = all((view.shape, view.dtype, view.device) == (first.shape, first.dtype, first.device) for view in views)
+    if not (alike and first.ndim == 2 and first.is_floating_point() and first.numel()):
+        given = ", ".join(_described(view) for view in views)
+        raise UserError(
+            f"ContrastiveLoss: got views of {given}; give two or more of one shape (B, D), one floating-point type and one "
+            "device, none of them empty"
+        )
+    if len(first) == 1 and world_size() == 1:
+        raise UserError(
+            "ContrastiveLoss: got views of a single image, which needs others to compare with; give at least 2 images, for "
+            "instance with drop_last=True in the DataLoader"
+        )
+
+
+def _check_support(support: Sequence[Tensor] | Tensor, images: Tensor) -> None:
+    """Refuse support views that are not of these images, (B, D).
+
+    Raises:
+        UserError: there are none, or they are of another shape, of no floating-point type or on another device.
+    """
+    views = list(support) if not isinstance(support, Tensor) or support.ndim else [support]
+    fit = all(
+        isinstance(view, Tensor)
+        and view.shape == images.shape
+        and view.is_floating_point()
+        and view.device == images.device
+        and view.dtype == views[0].dtype
+        for view in views
+    )
+    if not (views and fit):
+        given = ", ".join(_described(view) for view in views) or "nothing"
+        raise UserError(
+            f"ContrastiveLoss: got support views of {given}; give one or more of the shape {tuple(images.shape)} of the views, "
+            "of one floating-point type and on their device, or leave support out"
+        )
+
+
+def _check_sample(sample: Tensor, images: Tensor) -> None:
+    """Refuse what does not say for each of these (B, D) rows which image it shows.
+
+    Raises:
+        UserError: it is of another length, of no type of whole numbers or on another device.
+    """
+    whole = isinstance(sample, Tensor) and not (
+        sample.is_floating_point() or sample.is_complex() or sample.dtype == torch.bool
+    )
+    if not (whole and sample.shape == (len(images),) and sample.device == images.device):
+        raise UserError(
+            f"ContrastiveLoss: got a sample of {_described(sample)}; give {len(images)} whole numbers, one for each image, on "
+            "the device of the views"
+        )
+
+
+def _described(given: object) -> str:
+    """Shape, type and device of a tensor in words; of anything else its type."""
+    if not isinstance(given, Tensor):
+        return type(given).__name__
+    return f"{tuple(given.shape)} {str(given.dtype).removeprefix('torch.')} on {given.device}"
 
 
 def _check_rows(sample: Tensor, images: int) -> None:

@@ -105,7 +105,8 @@ class GradientStep(RowStep):
 
     Args:
         learning_rate: above 0.
-        momentum: the weight of the past in the running mean of the gradient, which starts at 0; from 0 to below 1.
+        momentum: the weight of the past in the running mean of the gradient, which starts at 0; from 0 to below 1. The
+            authors of iSogCLR give the weight of the new gradient, which is 1 − momentum.
 
     Raises:
         UserError: a value is outside its range.

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+import yaml
 
 from falseneg.cli import compare, main
 from falseneg.cli.configuration import build, run_settings
@@ -105,3 +106,56 @@ def test_each_builds_and_every_part_can_work_with_its_data(recipe, monkeypatch):
         classes = configuration["expected_classes"]
         facts = Facts(len(images), negatives, images.labels, classes, run.method.contrast_names, 0)
         Criterion(run.detector, run.strategy, run.objective, run.temperature).prepare(facts)
+
+
+def leaves(value, place=()):
+    """Every setting of a configuration and its place; of a part the name of its class, and below it its arguments."""
+    if not isinstance(value, dict):
+        yield ".".join(place), value
+    elif "class_path" in value:
+        yield ".".join(place), value["class_path"].rsplit(".", 1)[-1]
+        yield from leaves(value.get("init_args", {}), place)
+    else:
+        for name, inner in value.items():
+            yield from leaves(inner, (*place, name))
+
+
+def as_in_the_table(value):
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "null"}[value]
+    if isinstance(value, list) and isinstance(value[0], dict):
+        return "; ".join(f"{g['number']} of {g['size']}, {g['scale'][0]} to {g['scale'][1]}" for g in value)
+    if isinstance(value, list):
+        return ", ".join(map(as_in_the_table, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_the_table_of_numbers_holds_every_setting_with_its_source():
+    text = (FOLDER.parents[3] / "docs" / "recipe-numbers.md").read_text()
+    columns, found = [], {}
+    for line in (line for line in text.splitlines() if line.startswith("|") and "---" not in line):
+        setting, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if setting == "setting":
+            columns = [cell.strip("`") for cell in cells]
+            continue
+        for recipe, cell in zip(columns, cells, strict=True):
+            if cell:
+                value, source = cell.rsplit(" ", 1)
+                assert source in "PCBMO", line
+                found[recipe, setting] = value
+    left_out = ("data", "test", "evaluate_every", "expected_classes")
+    expected = {}
+    for recipe in [name for name in NAMES if "ablations" not in name and "digits" not in name]:
+        content = yaml.safe_load((FOLDER / f"{recipe}.yaml").read_text())
+        chosen = {name: value for name, value in content.items() if name not in left_out}
+        settings = {place: as_in_the_table(value) for place, value in leaves(chosen)}
+        expected |= {(recipe, place): value for place, value in settings.items() if place != "temperature"}
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("fnc/ablations/imagenet/")])
+def test_the_ablations_stand_on_the_ablation_set_up(name):
+    base, own = (yaml.safe_load((FOLDER / f"{n}.yaml").read_text()) for n in ("fnc/imagenet-ablation", name))
+    shared = ("data", "test", "temperature", "augmentation", "optimiser", "warmup", "epochs", "batch_size")
+    assert {key: own[key] for key in shared} == {key: base[key] for key in shared}
+    assert {**own["method"]["init_args"], "support_views": 8} == base["method"]["init_args"]

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,28 @@ def test_a_variant_that_means_something_else_is_refused(tmp_path):
     other = Comparison(BASE, {"none": {**BASE, "detector": "Oracle"}}, [0])
     with pytest.raises(UserError, match="detector of none differs"), claimed(other, tmp_path, ()):
         pass
+
+
+def test_the_primary_measure_is_fixed_with_the_first_run(tmp_path):
+    with claimed(comparison("none"), tmp_path, ()):
+        pass
+    before = (tmp_path / "compare.yaml").read_bytes()
+    other = replace(comparison("none"), primary="knn")
+    with (
+        pytest.raises(UserError, match="primary measure is few_label.*--primary few_label"),
+        claimed(other, tmp_path, ()),
+    ):
+        pass
+    assert (tmp_path / "compare.yaml").read_bytes() == before and b"primary: few_label" in before
+    (tmp_path / "compare.yaml").write_bytes(before.replace(b"primary: few_label\n", b""))  # of an earlier version
+    assert read_comparison(tmp_path).primary == "few_label"
+    with claimed(other, tmp_path / "knn", ()):
+        assert read_comparison(tmp_path / "knn").primary == "knn"
+
+
+def test_a_primary_measure_that_is_no_accuracy_is_refused():
+    with pytest.raises(UserError, match="primary measure is 'recall'; choose one of knn, linear, few_label"):
+        replace(comparison("none"), primary="recall")
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path):

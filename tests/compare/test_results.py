@@ -28,7 +28,7 @@ def run(folder, variant, seed, knn, state="done", final=None, seconds=2.0, **fig
 
 
 def test_records_have_the_promised_keys(tmp_path):
-    final = {"few_label": 0.7, "few_label_sd": 0.1, "peak_memory_mib": 300.0, "seconds": 4.0}
+    final = {"few_label": 0.7, "few_label_sd": 0.1, "peak_memory_mib": 300.0, "seconds": 4.0, "test_images": 9}
     figures = {"precision": 0.3, "recall": 0.2, "f1": 0.24, "share_flagged": 0.05, "chance": 0.1}
     (record,) = collect([run(tmp_path, "none", 3, [0.4, 0.5], final=final, **figures)])
     assert record == {
@@ -72,9 +72,10 @@ def test_only_finished_runs_count(tmp_path):
 
 def test_results_and_summary_are_written(tmp_path):
     results = collect([run(tmp_path, "none", seed, [0.5 + seed / 10]) for seed in (0, 1)])
-    summary = write_results(tmp_path, results)
+    summary = write_results(tmp_path, results, "knn")
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert json.loads((tmp_path / "summary.json").read_text())["variants"][0]["figures"]["knn"][
         "mean"
     ] == pytest.approx(0.55)
     assert summary["none"].figures["knn"].mean == pytest.approx(0.55)
+    assert json.loads((tmp_path / "summary.json").read_text())["primary"] == "knn"

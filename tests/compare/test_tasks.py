@@ -11,7 +11,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import toy_runs
 
+from falseneg.compare import tasks as tasks_module
 from falseneg.compare.tasks import Task, run_tasks, warm_up
+from falseneg.errors import UserError
 
 CODE = """
 import sys
@@ -97,3 +99,32 @@ def test_the_runs_are_saved_and_end_when_the_comparison_does(number, tmp_path):
             process.send_signal(number)
         process.wait(timeout=30)
         wait_for(lambda: all((tmp_path / name / "stopped").exists() for name in "01"))
+
+
+SAVING = """
+import sys, time
+from pathlib import Path
+from falseneg.files import alone
+folder = Path(sys.argv[1])
+with alone(folder, "busy"):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.pt").touch()
+"""
+
+
+@pytest.mark.parametrize("seconds", [1, 60])
+def test_a_run_that_outlives_its_comparison_is_waited_for(seconds, tmp_path, monkeypatch):
+    """Its checkpoint is taken up; and what it still writes is not taken from it."""
+    run = task(tmp_path, "slow")
+    monkeypatch.setattr(tasks_module, "PATIENCE", 10.0 if seconds == 1 else 0.5)
+    command = [sys.executable, "-c", SAVING, str(run.folder), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, killed_at_last(process):
+        assert process.stdout.readline().strip() == "held"
+        if seconds == 1:
+            run_tasks([run], toy_runs.train, 1, 1, lambda: None)
+            assert run.state == "done" and "resume=True" in (run.folder / "log.txt").read_text()
+        else:
+            with pytest.raises(UserError, match="still being written by a process of an earlier comparison"):
+                run_tasks([run], toy_runs.train, 1, 1, lambda: None)

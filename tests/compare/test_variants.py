@@ -86,6 +86,14 @@ def test_the_bank_holds_the_keys_of_a_step():
     assert named_variants(views, 200)["moco"]["method"]["init_args"]["bank"] == 128
 
 
+def test_moco_keeps_the_head_of_the_configuration():
+    """MoCo's own default has no BatchNorm between the layers, SimCLR's has: only the method is to differ."""
+    for given, expected in (({}, True), ({"head_batch_norm": False, "head_layers": 3}, False)):
+        method = {"class_path": "falseneg.SimCLR", "init_args": {"encoder": {}, **given}}
+        arguments = named_variants({**BASE, "method": method}, 200)["moco"]["method"]["init_args"]
+        assert arguments["head_batch_norm"] is expected and arguments.get("head_layers") == given.get("head_layers")
+
+
 def test_a_configuration_with_moco_keeps_its_own_bank():
     moco = {"class_path": "falseneg.MoCo", "init_args": {"encoder": {}, "bank": 7, "momentum": 0.5, "symmetric": True}}
     for name in ("moco", "moco-fnc-attract"):

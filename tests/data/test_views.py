@@ -4,9 +4,12 @@ from collections import Counter
 
 import pytest
 import torch
-from torchvision.transforms import RandomResizedCrop
+import yaml
+from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
+from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import resized_crop_image
 
+from falseneg.cli.recipes import FOLDER
 from falseneg.data import Augmentation, evaluation_view, view_generator_seed
 from falseneg.data.views import crop_box
 from falseneg.errors import UserError
@@ -62,6 +65,16 @@ def test_every_option_does_something_and_is_a_function_of_the_seed(image, option
         assert view.dtype == torch.uint8 and view.shape == (3, 16, 16) and view.is_contiguous()
         assert torch.equal(view, seeded(augmentation, image, seed))
     assert any(not torch.equal(seeded(augmentation, image, seed), image) for seed in range(5))
+
+
+def test_the_magnitude_of_randaugment_is_on_a_scale_of_30(monkeypatch):
+    """FNC's 7 on TensorFlow's scale of 10 is a rotation by 21 degrees."""
+    monkeypatch.setattr(v2.RandAugment, "_AUGMENTATION_SPACE", {"Rotate": v2.RandAugment._AUGMENTATION_SPACE["Rotate"]})
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    rotated = [functional.rotate_image(image, angle, InterpolationMode.BILINEAR) for angle in (21.0, -21.0)]
+    recipe = yaml.safe_load((FOLDER / "fnc/imagenet.yaml").read_text())["augmentation"]["randaugment"]
+    view = Augmentation(32, **(STILL | {"randaugment": (1, recipe[1])}))(image)
+    assert any(torch.equal(view, expected) for expected in rotated)
 
 
 def test_flip_grey_and_solarize_are_what_they_say(image):
@@ -123,15 +136,19 @@ def test_crops_are_distributed_as_torchvisions():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [9, 24, 60])
-def test_crops_are_resized_as_torchvision_does_it(layout, size):
+@pytest.mark.parametrize("bicubic", [False, True])
+def test_crops_are_resized_as_torchvision_does_it(layout, size, bicubic):
+    mode = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
     draw = torch.Generator().manual_seed(5)
     image = torch.randint(0, 256, (1, 3, 40, 60), dtype=torch.uint8, generator=draw).to(memory_format=layout)[0]
     for seed, scale in ((0, (0.08, 1.0)), (1, (0.08, 1.0)), (2, (0.6, 0.9)), (3, (1.0, 1.0))):
-        augmentation = Augmentation(size, **(STILL | {"crop_scale": scale, "crop_ratio": (3 / 4, 4 / 3)}))
+        augmentation = Augmentation(
+            size, **(STILL | {"crop_scale": scale, "crop_ratio": (3 / 4, 4 / 3)}), bicubic=bicubic
+        )
         torch.manual_seed(seed)
         box = crop_box(40, 60, scale, (3 / 4, 4 / 3), torch.rand(22).tolist())
         torch.manual_seed(seed)
-        assert torch.equal(augmentation(image), resized_crop_image(image, *box, [size, size]))
+        assert torch.equal(augmentation(image), resized_crop_image(image, *box, [size, size], mode))
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10))])

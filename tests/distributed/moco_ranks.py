@@ -11,11 +11,16 @@ from falseneg.losses import Criterion
 from falseneg.statistics.gather import world_size
 
 IMAGES, STEPS = 8, 4
-SHARES = {"even": (4, 4), "uneven": (3, 5)}
+SHARES = {"even": 8, "uneven": 7}  # images of a batch, dealt out in turn as `EpochSampler` does
 METHODS = {
     "v2": {},
     "v3": {"symmetric": True, "prediction_layers": 1, "bank": 0, "denominator": "batch"},
     "both": {"symmetric": True, "views": 3, "bank": 31, "denominator": "both", "keep_own_keys": True},
+    "released FNC": {
+        **{"symmetric": True, "views": 3, "bank": 7, "denominator": "both", "keep_own_keys": True},
+        **{"support_from_views": True, "shuffle_groups": 2},
+    },
+    "multi-crop": {"support_views": 2, "support_as_positives": True, "symmetric": True, "denominator": "both"},
     "support": {"support_views": 2, "support_as_positives": True, "support_from_main": True},
 }
 
@@ -44,7 +49,9 @@ def train(name, images):
     torch.manual_seed(0)
     options = {"bank": 19, "head_layers": 1, "head_dim": 5, "momentum": 0.6, "cosine_momentum": True, **METHODS[name]}
     method = fn.MoCo(Plain(), **options).double()
-    detector = fn.SupportSet(top_k=3) if method.support_views else fn.BatchQuantile(alpha=0.3)
+    detector = (
+        fn.SupportSet(top_k=3) if method.support_views or method.support_from_views else fn.BatchQuantile(alpha=0.3)
+    )
     criterion = Criterion(detector, fn.ATTRACT, temperature=0.25)
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimiser, losses = torch.optim.SGD(trained, lr=0.5), []
@@ -66,10 +73,9 @@ def train(name, images):
 def on_rank(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results = {}
-    for share, (first, _) in SHARES.items():
-        images = slice(0, first) if rank == 0 else slice(first, IMAGES)
+    for share, number in SHARES.items():
         for name in METHODS:
-            results[share, name] = train(name, images)
+            results[share, name] = train(name, slice(rank, number, 2))
     torch.save(results, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 

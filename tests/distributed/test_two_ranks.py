@@ -16,6 +16,7 @@ from distributed.two_ranks import (
     STRATEGIES,
     data,
     global_steps,
+    second_derivative,
     simclr_step,
     step,
     table_after_writes,
@@ -76,6 +77,13 @@ def test_gather_brings_rows_in_order_and_sums_the_gradients_of_all_ranks(ranks):
         everyone, gradient = ranks[rank]["gather"]
         assert everyone.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
         assert gradient.tolist() == (torch.arange(8.0) * 3)[own].tolist()
+
+
+def test_second_derivatives_cross_the_ranks(ranks):
+    alone = second_derivative(slice(0, IMAGES))
+    for rank, own in ((0, slice(0, 3)), (1, slice(3, IMAGES))):
+        # A rank's loss is scaled by the number of ranks, for gradients that are averaged; its square by that squared.
+        torch.testing.assert_close(ranks[rank]["second"][0] / 4, alone[own], rtol=1e-10, atol=1e-13)
 
 
 def test_criterion_without_sample_numbers(ranks):

@@ -164,6 +164,17 @@ def global_steps(images, options):
     return [*found, *criterion.state_dict().values()]
 
 
+def second_derivative(images):
+    """Of the squared length of the gradient, with respect to the views of these images."""
+    main, _, _ = data()
+    views = [main[images, view].clone().requires_grad_() for view in range(2)]
+    sample = torch.arange(IMAGES)[images]
+    loss = fn.ContrastiveLoss(temperature=0.5)(*views, sample=sample)
+    first = torch.autograd.grad(loss, views, create_graph=True)
+    length = sum((gradient**2).sum() for gradient in first)
+    return torch.stack(torch.autograd.grad(length, views), dim=1)
+
+
 def on_rank(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results = {}
@@ -183,6 +194,7 @@ def on_rank(rank, folder):
     everyone = gather_rows(rows)
     (everyone * torch.arange(8.0, dtype=torch.float64) * (rank + 1)).sum().backward()
     results["gather"] = [everyone.detach(), rows.grad]
+    results["second"] = [second_derivative(slice(0, 3) if rank == 0 else slice(3, IMAGES))]
     # Each rank numbers its own images when the caller names none: they must not be taken for the other rank's.
     main, _, _ = (tensor[slice(0, 3) if rank == 0 else slice(3, IMAGES)] for tensor in data())
     results["criterion"] = [fn.ContrastiveLoss()(main[:, 0], main[:, 1])]

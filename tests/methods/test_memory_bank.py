@@ -20,7 +20,7 @@ def batches(sizes, dim=3):
 
 @pytest.mark.parametrize("length", [1, 5, 7, 8, 20, 100])
 def test_contents_and_order_over_many_uneven_steps(length):
-    sizes = [min(size, length) for size in (3, 1, 5, 0, 4, 7, 2, 6, 7, 1, 3, 8, 5)]
+    sizes = [3, 1, 5, 0, 4, 7, 2, 6, 7, 1, 3, 8, 5]  # also more than there are places
     bank, steps = fn.MemoryBank(length, 3), []
     for keys in batches(sizes):
         bank.enqueue(keys)
@@ -73,5 +73,3 @@ def test_cleared():
 def test_refusals():
     with pytest.raises(fn.UserError, match="length is 0; give .* at least 1"):
         fn.MemoryBank(0, 3)
-    with pytest.raises(fn.UserError, match="5 embeddings do not fit into 4 places"):
-        fn.MemoryBank(4, 3).enqueue(next(batches([5])))

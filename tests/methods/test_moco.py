@@ -1,6 +1,7 @@
 """MoCo v2, v3 and what lies between, against plain loops; and what its networks do."""
 
 import copy
+from dataclasses import replace
 
 import catalogue
 import pytest
@@ -122,7 +123,9 @@ def test_denominators_and_where_the_detector_looks(views, symmetric, support, de
     queries = range(views) if symmetric else [0]
     for view in queries:
         keys = [other for other in range(views) if other != view] if symmetric else range(views - 1)
-        batch = [("batch", int(SAMPLE[b]), embeddings.keys[b, v]) for b in range(IMAGES) for v in keys]
+        # MoCo v3 compares with the other view only; with more views, all keys of all other images are candidates.
+        seen = range(views) if symmetric and views > 2 else keys
+        batch = [("batch", int(SAMPLE[b]), embeddings.keys[b, v]) for b in range(IMAGES) for v in seen]
         for b in range(IMAGES):
             query = embeddings.main[b, view if symmetric else 0]
             positives = [similarity(query, embeddings.keys[b, v]) for v in keys]
@@ -139,8 +142,8 @@ def test_denominators_and_where_the_detector_looks(views, symmetric, support, de
 def test_who_the_candidates_are():
     method = moco(views=3, symmetric=True)
     contrast = method.contrasts(made(method))[1]
-    assert contrast.parts == {"batch": slice(0, 8), "bank": slice(8, 15)}
-    assert contrast.candidates.sample.tolist() == [5, 5, 3, 3, 8, 8, 9, 9, *IN_BANK.tolist()]
+    assert contrast.parts == {"batch": slice(0, 12), "bank": slice(12, 19)}
+    assert contrast.candidates.sample.tolist() == [5] * 3 + [3] * 3 + [8] * 3 + [9] * 3 + IN_BANK.tolist()
     assert contrast.weight == pytest.approx(1 / 3) and not contrast.candidates.z.requires_grad
 
 
@@ -171,7 +174,8 @@ def test_keys_enter_after_the_step_image_by_image(symmetric):
     method = moco(views=3, symmetric=symmetric, bank=30)
     embeddings = made_without_bank(method)
     first = method.contrasts(embeddings)[0]
-    assert first.parts["bank"] == slice(8, 8)
+    keys = 12 if symmetric else 8
+    assert first.parts["bank"] == slice(keys, keys)
     before = first.candidates.z.clone()
     method.after_step(CLOCK)
     held = method.bank.contents()
@@ -180,7 +184,7 @@ def test_keys_enter_after_the_step_image_by_image(symmetric):
     second = method.contrasts(embeddings)[0]
     method.after_step(CLOCK)
     assert torch.equal(first.candidates.z, before), "what was compared is looked at after the step"
-    assert len(second.candidates) == 8 + len(held)
+    assert len(second.candidates) == keys + len(held)
     method.after_step(CLOCK)
     assert int(method.bank.written) == 2 * len(held), "the keys of a step are stored once"
 
@@ -232,25 +236,136 @@ def test_queries_and_keys(symmetric, prediction):
 @pytest.mark.parametrize("from_main", [False, True])
 @pytest.mark.parametrize("as_positives", [False, True])
 def test_support_views(from_main, as_positives):
+    """Which network scores the negatives has nothing to do with which one learns from the crops: always the main one."""
     method = moco(prediction_layers=1, support_views=5, support_from_main=from_main, support_as_positives=as_positives)
     batch = images(support=(2, 3))
     with torch.no_grad():
         method.head[0].weight.add_(0.1)
     found = method.encode(batch)
-    assert passes(method) == ([[4, 8, 12], [4]] if from_main else [[4], [4, 8, 12]])  # one pass for each group
-    network = nn.Sequential(method.encoder, method.head) if from_main else method.momentum_network.network
-    expected = torch.stack([network(torch.cat([group[b] for group in batch.support])) for b in range(IMAGES)])
-    torch.testing.assert_close(found.support, normalize(expected, dim=-1))
-    assert found.support.requires_grad == (from_main and as_positives)
+    main, momentum = ([8, 12] if by else [] for by in (from_main or as_positives, not from_main))
+    assert passes(method) == [[4, *main], [4, *momentum]]  # one pass for each group and network
+    crops = [torch.cat([group[b] for group in batch.support]) for b in range(IMAGES)]
+    networks = nn.Sequential(method.encoder, method.head), method.momentum_network.network
+    by_main, by_momentum = (normalize(torch.stack([network(c) for c in crops]), dim=-1) for network in networks)
     (contrast,) = method.contrasts(found)
     space = contrast.spaces["support"]
+    torch.testing.assert_close(space.queries, by_main if from_main else by_momentum)
     assert space.query_of.tolist() == [0, 1, 2, 3] and not space.queries.requires_grad
     assert space.candidates is contrast.candidates.z
     assert contrast.positives.shape == (4, 6 if as_positives else 1)
+    if as_positives:
+        torch.testing.assert_close(contrast.positives[:, 1:], (by_main @ found.main[:, 0, :, None])[..., 0])
+    assert found.support.requires_grad == as_positives
     passes(method)
     again = method.encode_again(batch)
-    assert passes(method) == [[4, 8, 12] if from_main else [4], []], "no key is embedded a second time"
+    assert passes(method) == [[4, 8, 12] if as_positives else [4], []], "what has no gradient is not embedded again"
     torch.testing.assert_close(again.main, found.main)
+
+
+def test_fnc_as_released_with_a_memory():
+    """All views are queries, all their keys support set and positives; the denominator is the memory but the key itself."""
+    views, k, threshold = 3, 4, 0.1
+    options = {"views": views, "symmetric": True, "denominator": "both", "support_from_views": True}
+    method = moco(**options, keep_own_keys=True, bank=9)
+    embeddings = made_without_bank(method)
+    old = catalogue.unit(9, DIM, seed=8)  # of the step before, the batch's own images among them: nobody knows
+    method.bank.enqueue(fn.Embedded(old, torch.full((9,), fn.NOBODY), torch.arange(9)))
+    loss, judged = Criterion(fn.SupportSet(top_k=k, threshold=threshold), fn.ATTRACT, temperature=0.25)(
+        method.contrasts(embeddings), CLOCK
+    )
+    memory = [(b, v, embeddings.keys[b, v]) for b in range(IMAGES) for v in range(views)]
+    memory += [(None, None, z) for z in old]
+    total, flagged = 0, 0
+    for b in range(IMAGES):
+        scores = [
+            max(float(similarity(embeddings.keys[b, v], z)) for v in range(views)) if image != b else float("-inf")
+            for image, _, z in memory
+        ]
+        best = sorted(range(len(memory)), key=lambda j: (-scores[j], j))[:k]
+        false = [j for j in best if scores[j] > threshold]
+        flagged += views * len(false)
+        for v in range(views):
+            cosines = [similarity(embeddings.main[b, v], z) for _, _, z in memory]
+            own = memory.index(next(entry for entry in memory if entry[:2] == (b, v)))
+            denominator = sum((s / 0.25).exp() for j, s in enumerate(cosines) if j != own)
+            attracted = [j for j, (image, _, _) in enumerate(memory) if image == b and j != own] + false
+            of_one = -sum(((cosines[j] / 0.25).exp() / denominator).log() for j in attracted) / len(attracted)
+            total = total + of_one / IMAGES / views
+    assert sum(int(stats.flagged.sum()) for _, _, stats in judged) == flagged > 0
+    assert_same(loss, total, embeddings.main)
+
+
+def test_the_released_form_has_no_further_support_views():
+    with pytest.raises(fn.UserError, match="support_from_views needs the keys of all views; give symmetric true"):
+        moco(support_from_views=True)
+    method = moco(support_from_views=True, symmetric=True)
+    with pytest.raises(fn.UserError, match="support_from_views makes the main views the support set"):
+        method.contrasts(made_without_bank(method, support=2))
+
+
+class Batchwise(Plain):
+    """An encoder that notes whose images it normalised together: of made-up images, the first pixel says who."""
+
+    def __init__(self):
+        super().__init__(norm=True)
+        self.together = []
+
+    def forward(self, images):
+        self.together.append(sorted(set(images[:, 0, 0, 0].tolist())))
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("groups", [0, 1, 3])
+def test_keys_are_normalised_with_others_than_queries(groups):
+    """MoCo, section 3.3; what comes out is each image's own key all the same."""
+    torch.manual_seed(0)
+    method = fn.MoCo(Batchwise(), bank=9, head_layers=1, head_dim=DIM, shuffle_groups=groups).double()
+    batch = images(count=12)
+    batch.main[:, :, 0, 0, 0] = torch.arange(12)[:, None]
+    own = method.momentum_network.network[0]
+    torch.manual_seed(5)
+    found = method.encode(batch)
+    queries, keys = method.encoder.together, own.together
+    assert queries == ([list(range(12))] if groups < 2 else [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]])
+    assert len(keys) == max(1, groups) and sorted(image for group in keys for image in group) == list(range(12))
+    assert (keys != queries) == (groups == 3)
+    whole = copy.deepcopy(method.momentum_network.network)
+    for group in keys:
+        expected = normalize(whole(batch.main[group, 1]), dim=-1)
+        torch.testing.assert_close(found.keys[group, 0].sort(0).values, expected.sort(0).values)
+    torch.manual_seed(6)
+    method.encode(batch)
+    assert groups < 3 or own.together[3:] != keys, "other groups in the next step"
+    own.together.clear()
+    method.eval()
+    with torch.no_grad():
+        method.embed(batch.main[:, 1])
+    assert own.together == [list(range(12))]
+
+
+def test_what_is_not_hidden_is_said():
+    assert "positive key is normalised with the query's own batch" in moco(norm=True).caution()
+    for hidden in ({"shuffle_groups": 2}, {"denominator": "batch"}):
+        assert moco(norm=True, **hidden).caution() == ""
+    assert moco(norm=True, shuffle_groups=1).caution(), "one process has no other ranks to shuffle with"
+    assert moco().caution() == "", "nothing is normalised by its batch"
+
+
+def test_groups_of_at_least_two_images():
+    moco(shuffle_groups=4).negatives(8)
+    with pytest.raises(fn.UserError, match="shuffle_groups is 4, but a process sees 7 images .* so at most 3 groups"):
+        moco(shuffle_groups=4).negatives(7)
+    with pytest.raises(fn.UserError, match="shuffle_groups is -1; give at least 1, or 0 not to shuffle"):
+        moco(shuffle_groups=-1)
+
+
+def test_heads():
+    kinds = [type(m) for m in moco(head_layers=2).head]
+    assert kinds == [nn.Linear, nn.ReLU, nn.Linear], "MoCo v2 has no BatchNorm in its head"
+    options = {"head_batch_norm": True, "head_last_batch_norm": True, "head_last_affine": False}
+    head = moco(head_layers=2, **options).head
+    assert [type(m) for m in head] == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear, nn.BatchNorm1d]
+    assert head[1].affine and not head[4].affine and head[0].bias is None
 
 
 @pytest.mark.parametrize("cosine", [False, True])
@@ -342,7 +457,8 @@ def test_weights_to_start_from():
 
 def test_negatives():
     assert moco(bank=100).negatives(32) == 31 + 100
-    assert moco(bank=100, views=3, symmetric=True).negatives(32) == 2 * 31 + 100
+    assert moco(bank=100, views=3, symmetric=True).negatives(32) == 3 * 31 + 100
+    assert moco(bank=100, symmetric=True).negatives(32) == 31 + 100
     assert moco(bank=0, denominator="batch").negatives(32) == 31
 
 
@@ -365,10 +481,26 @@ def test_refusals(options, words):
 
 
 def test_refusals_of_a_step():
-    with pytest.raises(
-        fn.UserError, match="bank is 7, but a step of 4 images yields 8 keys; give a bank of at least 8"
-    ):
-        moco(symmetric=True).negatives(4)
     method = moco(support_as_positives=True)
     with pytest.raises(fn.UserError, match="support_as_positives needs support views"):
         method.contrasts(made_without_bank(method))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bank", [0, 16])
+def test_images_that_are_nobody_are_not_their_own_negatives(symmetric, bank):
+    """Their keys in the bank exclude nothing later: an image that is nobody in the next step is another one."""
+    losses = []
+    for sample in (torch.arange(20, 24), torch.full((4,), -1)):
+        method = moco(symmetric=symmetric, bank=bank, denominator="both" if bank else "batch")
+        embeddings = made(method) if not bank else None
+        if embeddings is None:
+            queries, keys = (2, 2) if symmetric else (1, 1)
+            embeddings = fn.Embeddings(
+                catalogue.unit(4, queries, DIM, seed=1), None, SAMPLE, catalogue.unit(4, keys, DIM, seed=2)
+            )
+        for step in range(2):
+            now = replace(embeddings, sample=sample + 4 * step if sample[0] > 0 else sample)
+            losses.append(Criterion()(method.contrasts(now), CLOCK)[0])
+            method.after_step(CLOCK)
+    assert losses[:2] == losses[2:]

@@ -21,6 +21,17 @@ def test_bias_only_where_no_batch_norm_follows():
     assert fn.ProjectionHead(6, 5, 4, 2, last_batch_norm=True)[-2].bias is None
 
 
+def test_moco_v2_has_biases_and_no_batch_norm():
+    head = fn.ProjectionHead(6, 5, 4, 2, batch_norm=False)
+    assert [type(module) for module in head] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert head[0].bias is not None and head[2].bias is not None
+
+
+def test_the_last_batch_norm_may_be_without_weights():
+    between, last = (m for m in fn.ProjectionHead(6, 5, 4, 2, True, last_affine=False) if isinstance(m, nn.BatchNorm1d))
+    assert between.affine and not last.affine
+
+
 @pytest.mark.parametrize(("arguments", "words"), [((6, 5, 4, 4), "layers is 4"), ((6, 0, 4), "at least 1")])
 def test_refusals(arguments, words):
     with pytest.raises(fn.UserError, match=words):

@@ -17,11 +17,12 @@ import falseneg as fn
 from falseneg.train.checkpoint import load_module
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("gamma", [0.9, 0.3, 1.0])
 @pytest.mark.parametrize("backend", ["dense", "tiled"])
-def test_sogclr_value_and_gradient(gamma, backend):
+def test_sogclr_value_and_gradient(gamma, backend, shared):
     """[8] Samples that are first met late start at their own mean; [1] the mask exists before it is used."""
-    objective, u = prepared(fn.GlobalContrastive(gamma)), {}
+    objective, u = prepared(fn.GlobalContrastive(gamma, shared_mean=shared)), {}
     threshold = fn.AboveThreshold(torch.tensor(0.6))
     for seed, samples in enumerate(BATCHES):
         raw = raw_rows(samples, seed)
@@ -30,30 +31,27 @@ def test_sogclr_value_and_gradient(gamma, backend):
         flagged = [[float(s) > 0.6 for s in row] for row in negatives]
         got = losses_of(objective, contrast, threshold, fn.ELIMINATE, backend=backend)
         assert seed > 0 or any(map(any, flagged))  # filtering starts with the first step: nothing to rescale
-        values, terms = global_loops.sogclr(u, ids, positives, negatives, flagged, TAU, gamma)
+        values, terms = global_loops.sogclr(u, ids, positives, negatives, flagged, TAU, gamma, shared=shared)
         torch.testing.assert_close(got, values, rtol=0, atol=1e-6)
         expected, gradient = (torch.autograd.grad(x.mean(), raw, retain_graph=True)[0] for x in (terms, got))
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-9)
     held = objective.running["views"].log_mean(torch.arange(ROWS)).exp()
     assert held.isnan().tolist() == [row not in u for row in range(ROWS)]
+    for row, value in u.items():
+        assert float(held[row]) == pytest.approx(value, rel=1e-5)
 
 
-def test_wrong_forms_are_told_apart():
-    """The check above can fail: u of the last view, or held at the batch's own mean."""
-    raw = raw_rows(BATCHES[0], 0)
+def test_the_two_forms_are_told_apart():
+    """At a temperature of .1 the views of an image differ enough: by a third of the gradient and more."""
+    raw, tau = raw_rows(BATCHES[0], 0), torch.tensor(0.1, dtype=torch.float64)
     contrast = batch(raw, BATCHES[0])
-    ids, positives, negatives, _ = pairs(contrast)
-    nothing = [[False] * len(row) for row in negatives]
-    got = losses_of(prepared(fn.GlobalContrastive()), contrast, fn.NoPairs(), fn.ELIMINATE)
-    own = torch.stack(
-        [
-            -p + TAU * global_loops.kept_mean(n, f, TAU).log()
-            for p, n, f in zip(positives, negatives, nothing, strict=True)
-        ]
-    )
-    assert float((got - own).detach().abs().max()) > 1e-3
-    averaged, _ = global_loops.sogclr({}, ids, positives, negatives, nothing, TAU, 0.9)
-    torch.testing.assert_close(got, averaged, rtol=0, atol=1e-6)
+    gradients = [
+        torch.autograd.grad(
+            losses_of(objective, contrast, fn.NoPairs(), fn.ELIMINATE, tau).mean(), raw, retain_graph=True
+        )[0]
+        for objective in (prepared(fn.GlobalContrastive()), prepared(fn.GlobalContrastive(shared_mean=True)))
+    ]
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) > 0.3
 
 
 @pytest.mark.parametrize("strategy", catalogue.STRATEGIES)
@@ -63,19 +61,15 @@ def test_every_strategy_on_one_visit(strategy):
     raw = raw_rows(BATCHES[0], 0)
     contrast = batch(raw, BATCHES[0])
     got = losses_of(prepared(fn.GlobalContrastive()), contrast, fn.AboveThreshold(torch.tensor(0.3)), strategy)
-    ids, positives, negatives, _ = pairs(contrast)
-    u, terms, values = {}, [], []
-    g = []
-    for row in negatives:
-        weights = [strategy.negative if s > 0.3 else 1.0 for s in row]
-        g.append(sum(w * (s / TAU).exp() for w, s in zip(weights, row, strict=True)) / sum(weights))
-    for sample, anchors in global_loops.views_of(ids).items():
-        u[sample] = global_loops.mean(float(g[i]) for i in anchors)
+    _, positives, negatives, _ = pairs(contrast)
+    terms, values = [], []
     for i, row in enumerate(negatives):
+        weights = [strategy.negative if s > 0.3 else 1.0 for s in row]
+        g = sum(w * (s / TAU).exp() for w, s in zip(weights, row, strict=True)) / sum(weights)
         attracted = [s for s in row if s > 0.3]
         mean = (positives[i] + strategy.positive * sum(attracted)) / (1 + strategy.positive * len(attracted))
-        terms.append(-mean + TAU * g[i] / u[ids[i]])
-        values.append(-mean + TAU * math.log(u[ids[i]]))
+        terms.append(-mean + TAU * g / float(g))
+        values.append(-mean + TAU * math.log(float(g)))
     torch.testing.assert_close(got, torch.stack(values), rtol=0, atol=1e-6)
     expected, gradient = (torch.autograd.grad(sum(x), raw, retain_graph=True)[0] for x in (terms, got))
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)

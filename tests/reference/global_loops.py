@@ -52,17 +52,27 @@ def kept_mean(negatives, flagged, tau):
     return mean((s / tau).exp() for s, f in zip(negatives, flagged, strict=True) if not f)
 
 
-def sogclr(u, samples, positives, negatives, flagged, tau, gamma, epsilon=1e-14):
-    """One batch of SogCLR. Changes u; returns the losses, and terms with the paper's gradient.
+def sogclr(u, samples, positives, negatives, flagged, tau, gamma, epsilon=1e-14, shared=False):
+    """One batch of SogCLR. Changes u; returns the losses, and terms with the gradient.
 
-    The estimator is that of -s_pos + tau * g_i / stopgrad(u_i).
+    As the released programs (SogCLR, iSogCLR, LibAUC, GloFND) do it: each view v has u_v = (1 - gamma) u + gamma g_v, and
+    each of its n kept negatives the weight e^(s/tau) / (n u_v), held fixed, in front of its cosine. The mean of the
+    views' u_v is stored. With ``shared`` as GloFND's Algorithm 1: one u of the sample in the place of each u_v.
     """
-    g = [kept_mean(row, f, tau) for row, f in zip(negatives, flagged, strict=True)]
+    kept = [
+        [s for s, f in zip(row, flags, strict=True) if not f] for row, flags in zip(negatives, flagged, strict=True)
+    ]
+    u_of = []
+    for sample, row in zip(samples, kept, strict=True):
+        g = sum(math.exp(float(s) / tau) for s in row) / len(row)
+        u_of.append((1 - gamma) * u[sample] + gamma * g if sample in u else g)
     for sample, anchors in views_of(samples).items():
-        news = [float(g[i]) if sample not in u else (1 - gamma) * u[sample] + gamma * float(g[i]) for i in anchors]
-        u[sample] = mean(news)
-    values = [-p + tau * math.log(epsilon + u[s]) for s, p in zip(samples, positives, strict=True)]
-    terms = [-p + tau * g[i] / (epsilon + u[s]) for i, (s, p) in enumerate(zip(samples, positives, strict=True))]
+        u[sample] = sum(u_of[v] for v in anchors) / len(anchors)
+    values, terms = [], []
+    for v, (sample, row) in enumerate(zip(samples, kept, strict=True)):
+        divisor = epsilon + (u[sample] if shared else u_of[v])
+        values.append(tau * math.log(divisor) - positives[v])
+        terms.append(sum(math.exp(float(s) / tau) / divisor * s for s in row) / len(row) - positives[v])
     return torch.stack(values), torch.stack(terms)
 
 
@@ -72,11 +82,15 @@ def isogclr_gradient(negatives, tau, u, rho, epsilon=1e-14):
     return math.log(epsilon + u) + rho + tau * of_g / (epsilon + u)
 
 
-def isogclr(taus, momenta, samples, gradients, rate, momentum, clip, bounds):
-    """One update of each sample's temperature: clip, average with the past, step, bounds. Changes the dictionaries."""
+def isogclr(taus, momenta, samples, gradients, rate, of_new, clip, bounds):
+    """One update of each sample's temperature: mean over the views, clip, average with the past, step, bounds.
+
+    ``of_new`` is the weight of the new gradient in that average (the authors' beta). Changes the dictionaries.
+    """
     for sample, anchors in views_of(samples).items():
-        gradient = mean(min(max(gradients[i], -clip), clip) for i in anchors)
-        momenta[sample] = momentum * momenta.get(sample, 0.0) + (1 - momentum) * gradient
+        gradient = sum(gradients[i] for i in anchors) / len(anchors)
+        gradient = -clip if gradient < -clip else clip if gradient > clip else gradient
+        momenta[sample] = (1 - of_new) * momenta.get(sample, 0.0) + of_new * gradient
         taus[sample] = min(max(taus[sample] - rate * momenta[sample], bounds[0]), bounds[1])
 
 

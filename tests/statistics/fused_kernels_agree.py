@@ -323,3 +323,10 @@ def test_a_run_repeats_bit_for_bit_and_keeps_nothing_of_the_size_of_the_matrix()
     again = totals_and_gradients(FusedSweep, leaves, None, rule, fn.ELIMINATE)
     assert all(map(torch.equal, first, again))
     assert sum(kept) < (100 + 120) * (20 + 3)
+
+
+def test_second_derivatives_are_refused():
+    z, bank, tau = case(6, None, 5)
+    sweep = FusedSweep(contrast_of(z, bank), tau, fn.ELIMINATE)
+    with pytest.raises(fn.UserError, match="second derivatives"):
+        torch.autograd.grad(sweep.totals([fn.NoPairs()], 1.0, False)[0].sum(), z, create_graph=True)

@@ -344,3 +344,35 @@ def test_rows_far_below_the_others_at_cold_temperatures(tau, rules):
         results.append(values_and_gradients(torch.cat([stats.log_sum for stats in levels]), [z]))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+SECOND = {
+    "a constant gradient comes in": lambda stats: stats.log_sum.sum(),
+    "a gradient that depends on the rows comes in": lambda stats: (stats.log_sum**2).sum(),
+    "cosines of flagged pairs": lambda stats: stats.flagged_sim.sum(),
+    "another scale": lambda stats: stats.log_sum_at(2.0).sum(),
+    "over flagged": lambda stats: stats.over_flagged(torch.zeros(len(stats.count), dtype=torch.float64)).sum(),
+}
+
+
+@pytest.mark.parametrize("form", SECOND)
+@pytest.mark.parametrize("kind", KINDS)
+def test_second_derivatives_without_the_matrix_are_refused(kind, form):
+    """Also where what comes in is a constant, for which `once_differentiable` takes the first gradient."""
+    contrast, leaves = catalogue.contrast_of(kind)
+    rule = fn.AboveThreshold(torch.tensor(0.1, dtype=torch.float64))
+    stats = fn.negative_stats(contrast, torch.tensor(0.3), rule, fn.ATTRACT, "tiled")
+    total = SECOND[form](stats)
+    with pytest.raises(fn.UserError, match=r"second derivatives.*backend='dense'"):
+        torch.autograd.grad(total, leaves[0], create_graph=True)
+
+
+def test_second_derivatives_of_a_criterion():
+    """Of few pairs by the matrix of all, where differences confirm them; of more they are refused, for any objective."""
+    draw = torch.Generator().manual_seed(4)
+    few = [torch.randn(4, 3, dtype=torch.float64, generator=draw).requires_grad_() for _ in range(2)]
+    for objective in (fn.InfoNCE(), fn.Decoupled()):
+        assert torch.autograd.gradgradcheck(fn.ContrastiveLoss(objective=objective, temperature=0.5), few)
+        many = [torch.randn(150, 3, generator=draw).requires_grad_() for _ in range(2)]
+        with pytest.raises(fn.UserError, match="second derivatives.*65,536 pairs"):
+            torch.autograd.grad(fn.ContrastiveLoss(objective=objective)(*many), many, create_graph=True)

@@ -19,14 +19,14 @@ from falseneg.train import fit
 
 
 def clustered_run(**options):
-    detector = fn.IncrementalClusters([4, 9], warmup="1 epoch", acceptance=0.8, iterations=5)
+    detector = fn.IncrementalClusters([4, 9], warmup="1 epoch", acceptance=0.8, iterations=5, restarts=1)
     method = fn.SimCLR(tiny_encoder())
     return tiny_run(**{"detector": detector, "method": method, "epochs": 4, "checkpoint_every": "2 steps", **options})
 
 
 def before_step(number, do):
     """Do something before this step of k-means, counted from 1. The list that comes back grows with the steps."""
-    made, steps = clustering._lloyd_step, []
+    made, steps = clustering._faiss_step, []
 
     def step(points, centroids):
         steps.append(None)
@@ -34,7 +34,7 @@ def before_step(number, do):
             do()
         return made(points, centroids)
 
-    clustering._lloyd_step = step
+    clustering._faiss_step = step
     return steps
 
 

@@ -118,7 +118,7 @@ def kill_this():
 
 @pytest.mark.parametrize("step", [1, 8, 15])  # of the first level, of the second, and of the next epoch
 def test_a_signal_during_the_clustering_stops_it_at_once(undisturbed, tmp_path, monkeypatch, capsys, step):
-    monkeypatch.setattr(clustering, "_lloyd_step", clustering._lloyd_step)  # is put back afterwards
+    monkeypatch.setattr(clustering, "_faiss_step", clustering._faiss_step)  # is put back afterwards
     steps = clustering_trainee.before_step(step, kill_this)
     with pytest.raises(SystemExit) as stopped:
         fit(clustered_run(checkpoint_every=None), tmp_path / "run")

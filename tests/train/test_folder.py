@@ -4,30 +4,44 @@ import subprocess
 import pytest
 
 import falseneg as fn
-from falseneg.train.folder import about, claim, final_figures, git_state, write_about
+from falseneg.train.folder import about, claimed, final_figures, git_state, write_about
 
 
 def test_a_free_folder_is_taken_once(tmp_path):
     folder = tmp_path / "deep" / "run"
-    claim(folder, resume=False)
+    with claimed(folder, resume=False):
+        pass
     assert not (tmp_path / "deep").exists()  # a start that fails leaves no trace
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "run.json").write_text("{}")
     (folder / "metrics.jsonl").touch()
-    claim(folder, resume=False)  # nothing was achieved that could be lost
+    with claimed(folder, resume=False):  # nothing was achieved that could be lost
+        pass
     for name in ("metrics.jsonl", "checkpoints/last.pt", "encoder.safetensors"):
         (folder / name).write_text("x")
-        with pytest.raises(fn.UserError, match="holds a run already"):
-            claim(folder, resume=False)
+        with pytest.raises(fn.UserError, match="holds a run already"), claimed(folder, resume=False):
+            pass
         (folder / name).unlink()
     (folder / "checkpoints" / ".last.pt.12.tmp").write_text("half")
-    claim(folder, resume=True)
+    with claimed(folder, resume=True):
+        pass
     assert not list((folder / "checkpoints").iterdir())
+
+
+def test_a_start_beside_a_running_one_is_refused(tmp_path):
+    """Of two that were both let in, one may have ended by the time that the other gets the folder."""
+    folder = tmp_path / "deep" / "run"
+    with claimed(folder, resume=False):
+        with pytest.raises(fn.UserError, match="another process is writing the run.*--out"), claimed(folder, False):
+            pass
+        assert folder.is_dir()
+    assert not (tmp_path / "deep").exists()
 
 
 def test_other_files_do_no_harm(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    claim(tmp_path, resume=False)
+    with claimed(tmp_path, resume=False):
+        pass
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

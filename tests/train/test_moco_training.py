@@ -99,6 +99,7 @@ def moco(seed=0, **options):
     [
         (1, {}),
         (3, {"symmetric": True, "bank": 100, "prediction_layers": 2, "denominator": "both", "cosine_momentum": True}),
+        (2, {"shuffle_groups": 4}),
     ],
 )
 def test_a_stopped_and_resumed_run_ends_with_the_same_bits(tmp_path, accumulate, options):
@@ -117,7 +118,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(tmp_path, accumulate,
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
     assert untimed(tmp_path / "whole") == untimed(tmp_path / "parts")
     state = weights(tmp_path / "whole")
-    keys = 9 * 32 * (2 if options else 1)
+    keys = 9 * 32 * (2 if options.get("symmetric") else 1)
     assert int(state["bank.written"]) == keys > len(state["bank.z"])
     assert not torch.equal(
         state["momentum_network.network.0.backbone.conv1.weight"], state["encoder.backbone.conv1.weight"]
@@ -174,8 +175,9 @@ def test_weights_to_start_from_begin_with_an_empty_bank(tmp_path, source):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": moco(bank=31)}, "bank is 31, but a step of 32 images yields 32 keys; give a bank of at least 32"),
+        ({"method": moco(shuffle_groups=17)}, "a process sees 32 images in a step; give groups of at least 2 images"),
         ({"method": moco(), "precision": "bf16-true"}, "momentum network would stand still"),
+        ({"method": moco(shuffle_groups=2), "sync_batch_norm": True}, "undoes the method's shuffle_groups"),
         ({"sync_batch_norm": True, "accelerator": "cpu"}, "sync_batch_norm needs CUDA devices"),
         (
             {"method": moco(bank=0, denominator="batch"), "detector": fn.SupportSet(top_k=3, part="bank")},

@@ -80,8 +80,8 @@ def test_one_forward_pass_for_each_size_with_detection_on_or_off():
 
 
 @pytest.mark.parametrize("from_main", [True, False])
-def test_moco_sees_the_crops_once_too(from_main):
-    """By the one network or the other."""
+def test_moco_learns_from_the_crops_whichever_network_detects_with_them(from_main):
+    """No network sees them twice."""
     method, views, seen = moco(support_from_main=from_main, support_views=5), views_of(), {}
     for name, encoder in (("main", method.encoder), ("momentum", method.momentum_network)):
         encoder.register_forward_hook(
@@ -90,8 +90,11 @@ def test_moco_sees_the_crops_once_too(from_main):
     (contrast,) = method.contrasts(method.encode(views))
     assert fn.SupportSet(top_k=2).flag(contrast, CLOCK).offsets[-1] == 7 * 2
     crops = [(14, 6), (21, 4)]
-    assert seen == {"main": [(7, 8)] + crops * from_main, "momentum": [(7, 8)] + crops * (not from_main)}
+    assert seen == {"main": [(7, 8), *crops], "momentum": [(7, 8)] + crops * (not from_main)}
     assert contrast.positives.shape == (7, 1 + 5)
+    method.encoder.zero_grad()
+    contrast.positives[:, 1:].sum().backward()
+    assert all(parameter.grad is not None for parameter in method.encoder.parameters())
 
 
 @pytest.mark.parametrize("as_positives", [True, False])

@@ -1,3 +1,4 @@
+import copy
 import math
 from itertools import pairwise
 
@@ -30,24 +31,73 @@ def test_norms_biases_and_single_numbers_never_decay(kind):
     assert moved == [True, False, False, False, True, False]
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_lars_is_the_papers_rule(decay):
-    net = network()
-    optimiser = LARS(0.5, weight_decay=decay, momentum=0.0, trust=0.02).build([net], 256)
+def lars_path(weights, gradients, rates, momentum, decay, trust, adapted):
+    """LARS by hand (You et al. 2017, algorithm 1): v = m v + lr * ratio * (g + wd w); w -= v. Plain numbers."""
+    velocity = [0.0] * len(weights)
+    for gradient, rate in zip(gradients, rates, strict=True):
+        direction, ratio = gradient, 1.0
+        if adapted:
+            direction = [g + decay * w for g, w in zip(gradient, weights, strict=True)]
+            of_weights, of_direction = math.hypot(*weights), math.hypot(*direction)
+            ratio = trust * of_weights / of_direction if of_weights > 0 and of_direction > 0 else 1.0
+        velocity = [momentum * v + rate * ratio * d for v, d in zip(velocity, direction, strict=True)]
+        weights = [w - v for w, v in zip(weights, velocity, strict=True)]
+    return weights
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lars_over_warm_up_and_cosine(decay, momentum):
+    """With momentum and a rate that changes it matters that the rate is inside: timm's, for one, ends elsewhere."""
+    net, steps = network().double(), 30
+    with torch.no_grad():
+        net[2].weight.zero_()  # has no norm to adapt to at first
+    optimiser = LARS(2.0, weight_decay=decay, momentum=momentum, trust=0.05).build([net], 256)
     draw = torch.Generator().manual_seed(1)
-    expected = []
-    for parameter in net.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=draw)
-        w, g = parameter.detach(), parameter.grad
-        if w.ndim > 1:
-            g = g + decay * w
-            trust = 0.02 * w.norm() / (parameter.grad.norm() + decay * w.norm())
-            expected.append(w - 0.5 * trust * g)
-        else:
-            expected.append(w - 0.5 * g)
-    optimiser.step()
+    rates = [2.0 * rate_factor(step, 6, steps) for step in range(steps)]
+    gradients = [[torch.randn(p.shape, generator=draw).double() + 0.3 for p in net.parameters()] for _ in rates]
+    expected = [
+        lars_path(
+            *(parameter.flatten().tolist(), [step[place].flatten().tolist() for step in gradients]),
+            *(rates, momentum, decay, 0.05, parameter.ndim > 1),
+        )
+        for place, parameter in enumerate(net.parameters())
+    ]
+    for rate, of_step in zip(rates, gradients, strict=True):
+        for parameter, gradient in zip(net.parameters(), of_step, strict=True):
+            parameter.grad = gradient
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.step()
     for found, wanted in zip(net.parameters(), expected, strict=True):
-        torch.testing.assert_close(found.detach(), wanted, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            found.detach().flatten(), torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=1e-13
+        )
+
+
+def test_lars_goes_on_from_its_state():
+    nets = [network(), network()]
+    first, second = (LARS(0.5).build([net], 256) for net in nets)
+
+    def step(net, optimiser, seed):
+        draw = torch.Generator().manual_seed(seed)
+        for parameter in net.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=draw)
+        optimiser.step()
+
+    step(nets[0], first, 1)
+    nets[1].load_state_dict(nets[0].state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for net, optimiser in zip(nets, (first, second), strict=True):
+        step(net, optimiser, 2)
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+
+
+def test_all_but_single_numbers_decay_where_it_is_asked_for():
+    net, temperature = network(), fn.LearnedTemperature()
+    decayed, plain = SGD(0.1, decay_all=True).build([net, temperature], 256).param_groups
+    assert {id(p) for p in decayed["params"]} == {id(p) for p in net.parameters()}
+    assert [id(p) for p in plain["params"]] == [id(temperature.log_tau)] and plain["weight_decay"] == 0
 
 
 def test_frozen_parameters_are_left_out():

@@ -73,6 +73,37 @@ def test_detectors_see_the_whole_data_set_once_an_epoch(tmp_path):
     assert_same_weights(tmp_path / "run", tmp_path / "plain")
 
 
+class Beside(fn.InfoNCE):
+    """In the middle of a step, somebody else asks for the folder, to go on or to start anew."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self._folder, self._said = folder, []
+
+    def forward(self, contrast, stats, tau, strategy, clock=None):
+        if clock.step in (0, 4):
+            for resume in (True, False):
+                with torch.random.fork_rng(), pytest.raises(fn.UserError) as refused:
+                    fit(tiny_run(), self._folder, resume=resume)
+                self._said.append(str(refused.value))
+        return super().forward(contrast, stats, tau, strategy, clock)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_one_run_folder_one_writer(tmp_path, workers):
+    folder = tmp_path / "run"
+    objective = Beside(folder)
+    fit(tiny_run(objective=objective, workers=workers), folder)
+    assert [said.split(";")[0] for said in objective._said[:3]] == [
+        f"another process is writing the run in {folder}"
+    ] * 3
+    assert "holds a run already" in objective._said[3]
+    assert [line["epoch"] for line in read_metrics(folder) if line["kind"] == "epoch"] == [1, 2, 3]
+    fit(tiny_run(objective=fn.InfoNCE()), tmp_path / "plain")
+    assert_same_weights(folder, tmp_path / "plain")
+    assert not list(folder.glob(".*"))
+
+
 def test_a_finished_run_stays_as_it_is(finished):
     folder, figures = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

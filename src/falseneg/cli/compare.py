@@ -26,6 +26,7 @@ from falseneg.cli.parser import configuration_files, read_yaml, run_parser
 from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
 from falseneg.compare.display import display, show_tables
 from falseneg.compare.results import collect, write_results
+from falseneg.compare.summary import ACCURACIES, PRIMARY
 from falseneg.compare.tables import tables
 from falseneg.compare.tasks import Task, run_tasks, warm_up
 from falseneg.compare.variants import BY_DEFAULT, NAMES, Overrides, changed, named_variants
@@ -49,6 +50,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         **{"nargs": "+", "metavar": "NAME"},
         "help": f"which to compare: of {', '.join(NAMES)} (default: {', '.join(BY_DEFAULT)}), and of those that a "
         "configuration file describes, where this is a mapping from each name to the options in which it differs",
+    },
+    "primary": {
+        **{"type": str, "default": PRIMARY, "metavar": "ACCURACY"},
+        "help": f"the measure that says what helped: {', '.join(ACCURACIES)}. It is fixed with the first run; the others are "
+        f"shown (default: {PRIMARY})",
     },
     "jobs": {"type": int | None, "help": "runs at a time (default: one for each core, at most 4; one on a GPU)"},
 }
@@ -116,7 +122,7 @@ def _comparison(
     for name, overrides in chosen.items():
         elsewhere = "data" in overrides or "accelerator" in overrides
         variants[name] = _configured(name, changed(base, overrides), None if elsewhere else (facts, images), threads)
-    return Comparison(base, variants, list(dict.fromkeys(options["seeds"]))), images
+    return Comparison(base, variants, list(dict.fromkeys(options["seeds"])), options["primary"]), images
 
 
 def _chosen(
@@ -231,7 +237,7 @@ def _conclude(tasks: Sequence[Task], everything: Comparison, folder: Path) -> in
 
     results = collect(finished(everything, folder))
     if results:
-        show_tables(tables(write_results(folder, results)))
+        show_tables(tables(write_results(folder, results, everything.primary)))
         print(f"the report is {write_report(folder)}")
     failed = [task for task in tasks if task.state == "failed"]
     for task in failed:

@@ -15,6 +15,7 @@ from falseneg.cli.export import encoder_file
 from falseneg.cli.parser import CONFIG, run_parser
 from falseneg.errors import UserError
 from falseneg.evaluation import evaluate
+from falseneg.evaluation.few_label import few_label_name
 from falseneg.files import write_bytes
 from falseneg.methods import SimCLR
 from falseneg.models import Encoder
@@ -23,11 +24,20 @@ from falseneg.train.run import Run
 
 ABOUT = (
     "Measure an encoder on frozen features: weighted nearest neighbours (k = 20), a linear probe, and logistic regression on "
-    "5 labelled images of each class (mean of 10 draws). Classifiers learn from --data and are measured on --test, else on "
+    "a few labelled images of each class (mean over draws). Classifiers learn from --data and are measured on --test, else on "
     "the data set's own test split, else on --holdout. Of a run, all these are the run's own unless given anew."
 )
-OPTIONS = ("data", "test", "holdout", "seed", "skip_unreadable", "accelerator", "workers")
-NAMES = {"knn": "nearest neighbours", "linear": "linear probe", "few_label": "5 labels a class"}
+OPTIONS = (
+    "data",
+    "test",
+    "holdout",
+    "seed",
+    "few_labels",
+    "few_label_draws",
+    "skip_unreadable",
+    "accelerator",
+    "workers",
+)
 USUAL_SIZE = 224
 FURTHER: dict[str, dict[str, Any]] = {
     "encoder": {"metavar": "RUN_OR_ENCODER", "help": "the folder of a run, or an encoder.safetensors"},
@@ -55,7 +65,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     out = options["out"] or _beside(options["encoder"])
     write_bytes(out, (json.dumps(figures, indent=1) + "\n").encode())
-    for key, name in NAMES.items():
+    few = few_label_name(figures["few_labels"])
+    for key, name in (("knn", "nearest neighbours"), ("linear", "linear probe"), ("few_label", few)):
         spread = f" ± {figures['few_label_sd']:.1%}" if key == "few_label" and figures["few_label_sd"] else ""
         print(f"{name:<20}" + ("not measurable" if figures[key] is None else f"{figures[key]:.1%}{spread}"))
     print(f"learnt from {figures['images']:,} images, measured on {figures['test_images']:,}; written to {out}")
@@ -75,9 +86,18 @@ def _measure(run: Run) -> dict[str, Any]:
     size = getattr(encoder, "image_size", None) or USUAL_SIZE
     sets = (prepared.train, prepared.test)
     figures = evaluate(
-        encoder, *sets, size, device=device or "cpu", progress=_progress, workers=prepared.workers, seed=run.seed
+        encoder,
+        *sets,
+        size,
+        device=device or "cpu",
+        progress=_progress,
+        workers=prepared.workers,
+        seed=run.seed,
+        few_labels=run.few_labels,
+        few_label_draws=run.few_label_draws,
     )
     about = {"images": len(prepared.train), "test_images": len(prepared.test), "image_size": size, "seed": run.seed}
+    about |= {"few_labels": run.few_labels, "few_label_draws": run.few_label_draws}
     return {**figures, **about}
 
 

@@ -1,6 +1,6 @@
 """A comparison and its folder.
 
-OUT/compare.yaml                      what is compared: the base configuration, the variants, the seeds
+OUT/compare.yaml                      what is compared: the base configuration, the variants, the seeds, the primary measure
 OUT/runs/<variant>/seed-<seed>/       the runs
 OUT/results.json                      one record for each finished run
 OUT/summary.json, OUT/report.html     what they say
@@ -17,13 +17,13 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from falseneg.compare.summary import ACCURACIES, PRIMARY
 from falseneg.compare.tasks import Task
 from falseneg.errors import UserError
-from falseneg.files import write_bytes
+from falseneg.files import LOCK, alone, write_bytes
 from falseneg.train.folder import final_figures
 
 ABOUT = "compare.yaml"
-LOCK = ".lock"
 
 Configuration = Mapping[str, Any]
 
@@ -36,11 +36,13 @@ class Comparison:
         base: the resolved configuration that all variants share.
         variants: the resolved configuration of each variant, without seed.
         seeds: every variant is run with each.
+        primary: the accuracy that makes the verdicts: one of `falseneg.compare.summary.ACCURACIES`.
     """
 
     base: Configuration
     variants: Mapping[str, Configuration]
     seeds: Sequence[int]
+    primary: str = PRIMARY
 
     def __post_init__(self) -> None:
         for name in self.variants:
@@ -50,6 +52,8 @@ class Comparison:
                 )
         if not self.variants or not self.seeds:
             raise UserError("a comparison needs at least one variant and one seed")
+        if self.primary not in ACCURACIES:
+            raise UserError(f"the primary measure is {self.primary!r}; choose one of {', '.join(ACCURACIES)}")
 
     def tasks(self, folder: Path) -> list[Task]:
         """The runs, seed by seed, so that an unfinished comparison has whole seeds."""
@@ -62,7 +66,7 @@ class Comparison:
     def joined_with(self, earlier: Comparison) -> Comparison:
         """This one and the earlier one in the same folder as one."""
         seeds = [*earlier.seeds, *(seed for seed in self.seeds if seed not in earlier.seeds)]
-        return Comparison(self.base, {**earlier.variants, **self.variants}, seeds)
+        return Comparison(self.base, {**earlier.variants, **self.variants}, seeds, self.primary)
 
 
 @contextlib.contextmanager
@@ -80,14 +84,17 @@ def claimed(comparison: Comparison, folder: Path, free: Iterable[str]) -> Iterat
     Raises:
         UserError: the folder holds something else, or is in use, or cannot be written.
     """
-    earlier = read_comparison(folder)
-    if earlier is not None:
-        _check_same(comparison, earlier, folder, set(free))
-        comparison = comparison.joined_with(earlier)
-    elif folder.is_file() or (folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())):
-        raise UserError(f"{folder} holds something that is no comparison; choose a new folder with --out")
-    content = {"base": comparison.base, "variants": comparison.variants, "seeds": comparison.seeds}
-    with _alone(folder):
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; choose a new folder with --out")
+    with alone(folder, f"another comparison is running in {folder}; wait for it, or choose another folder with --out"):
+        earlier = read_comparison(folder)
+        if earlier is not None:
+            _check_same(comparison, earlier, folder, set(free))
+            comparison = comparison.joined_with(earlier)
+        elif any(path.name != LOCK for path in folder.iterdir()):
+            raise UserError(f"{folder} holds something that is no comparison; choose a new folder with --out")
+        content: dict[str, Any] = {"base": comparison.base, "variants": comparison.variants}
+        content |= {"seeds": comparison.seeds, "primary": comparison.primary}
         write_bytes(folder / ABOUT, yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True).encode())
         yield comparison
 
@@ -103,7 +110,7 @@ def read_comparison(folder: Path) -> Comparison | None:
         return None
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Comparison(content["base"], content["variants"], content["seeds"])
+        return Comparison(content["base"], content["variants"], content["seeds"], content.get("primary", PRIMARY))
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; choose another folder with --out") from error
 
@@ -117,7 +124,12 @@ def finished(comparison: Comparison, folder: Path) -> list[Task]:
 
 
 def _check_same(comparison: Comparison, earlier: Comparison, folder: Path, free: set[str]) -> None:
-    """Refuse to add to runs that were made otherwise."""
+    """Refuse to add to runs that were made otherwise, and to choose another measure when some are known."""
+    if comparison.primary != earlier.primary:
+        raise UserError(
+            f"{folder} holds a comparison whose primary measure is {earlier.primary}, fixed before its runs; continue it with "
+            f"--primary {earlier.primary}, or choose another folder with --out"
+        )
     pairs = {"": (comparison.base, earlier.base)}
     pairs |= {f" of {name}": (comparison.variants[name], earlier.variants[name])
               for name in comparison.variants if name in earlier.variants}  # fmt: skip
@@ -137,24 +149,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other comparisons out of the folder, where the system has locks."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / LOCK, "w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder with --out") from error
-    with lock:
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(
-                    f"another comparison is running in {folder}; wait for it, or choose another folder with --out"
-                ) from error
-        yield

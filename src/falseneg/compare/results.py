@@ -13,7 +13,10 @@ from falseneg.compare.tasks import Task
 from falseneg.files import write_bytes
 from falseneg.train.metrics import read_metrics
 
-OF_THE_END = ("knn", "linear", "few_label", "few_label_sd", "seconds", "seconds_per_epoch", "peak_memory_mib")
+OF_THE_END = (
+    *("knn", "linear", "few_label", "few_label_sd", "test_images"),
+    *("seconds", "seconds_per_epoch", "peak_memory_mib"),
+)
 OF_THE_LAST_EPOCH = ("precision", "recall", "f1", "share_flagged", "chance")
 RESULTS = "results.json"
 SUMMARY = "summary.json"
@@ -33,9 +36,9 @@ def collect(tasks: Sequence[Task]) -> list[dict[str, Any]]:
     return [_record(task, curves[id(task)], goal) for task in done]
 
 
-def write_results(folder: Path, results: Sequence[Mapping[str, Any]]) -> Summary:
-    """Write ``results.json`` and ``summary.json``."""
-    summary = summarise(results)
+def write_results(folder: Path, results: Sequence[Mapping[str, Any]], primary: str) -> Summary:
+    """Write ``results.json`` and ``summary.json``; the primary accuracy makes the verdicts."""
+    summary = summarise(results, primary)
     write_bytes(folder / RESULTS, (json.dumps(list(results), indent=1) + "\n").encode())
     write_bytes(folder / SUMMARY, (json.dumps(summary.to_json(), indent=1) + "\n").encode())
     return summary

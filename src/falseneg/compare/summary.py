@@ -1,13 +1,18 @@
 """What a comparison says: means and spreads over seeds, differences from the baseline, and the gap that was closed.
 
 Standard deviations are *sample* standard deviations over the seeds (n − 1 in the denominator), and None for one seed.
-Differences are paired: seed by seed, because runs of one seed share the split, the first weights and the views.
+Differences and their intervals come from one model of all variants and seeds (`falseneg.compare.blocks`). One accuracy,
+the primary one, is named before the runs: it alone makes the verdicts, the others are shown.
 
-``summary.json`` is `Summary.to_json`: ``{"variants": [VARIANT, ...]}`` with, for each variant,
-``name``, ``oracle``, ``figures`` {FIGURE: {``mean``, ``sd``, ``defined``, ``seeds``}},
+There are two families of comparisons with the baseline, each with intervals of 95% for all of its members together: the
+methods, which see no labels, and the oracles. An oracle is no candidate: it says how much there is to win, and counting
+it would make the methods' intervals wider. Each family has its own error, for oracles spread much less than methods.
+
+``summary.json`` is `Summary.to_json`: ``{"primary": ACCURACY, "test_images": NUMBER or null, "variants": [VARIANT, ...]}``
+with, for each variant, ``name``, ``oracle``, ``figures`` {FIGURE: {``mean``, ``sd``, ``defined``, ``seeds``}},
 ``versus_none`` {ACCURACY: {``mean``, ``low``, ``high``, ``pairs``} or null} and
 ``gap_closed`` {ACCURACY: {``value``, ``low``, ``high``, ``oracle``, ``pairs``} or null}; shares in [0, 1], the last two
-empty for the baseline.
+empty for the baseline. ``low`` and ``high`` of a gap are null where it is not known: see `GapClosed`.
 """
 
 from __future__ import annotations
@@ -18,18 +23,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from falseneg.compare.differences import Difference, Differences, GapClosed
+
 BASELINE = "none"
 """The variant that all others are compared with."""
 ACCURACIES = ("knn", "linear", "few_label")
 """The figures that differences and the gap closed are computed for."""
+PRIMARY = "few_label"
+"""The accuracy that makes the verdicts where none is named."""
 FIGURES = (
     *ACCURACIES,
     *("precision", "recall", "f1", "share_flagged", "chance"),
     *("seconds_per_epoch", "peak_memory_mib", "epochs_to_baseline", "seconds_to_baseline"),
 )
 """All figures of a result that are summarised."""
-CONFIDENCE = 0.95
-"""Of every interval."""
 
 Result = Mapping[str, Any]
 
@@ -49,50 +56,6 @@ class Figure:
     sd: float | None
     defined: int
     seeds: int
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Variant minus baseline, paired by seed, with the 95% interval of Student's t.
-
-    Attributes:
-        mean: of the differences.
-        low: lower end of the interval; None for a single pair, whose spread is unknown.
-        high: upper end.
-        pairs: seeds that both were run with.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    pairs: int
-
-    @property
-    def verdict(self) -> str:
-        """Whether the interval lies above 0 ("higher"), below ("lower") or over it ("unclear"); or "one seed"."""
-        if self.low is None or self.high is None:
-            return "one seed"
-        return "higher" if self.low > 0 else "lower" if self.high < 0 else "unclear"
-
-
-@dataclass(frozen=True)
-class GapClosed:
-    """(variant − none) / (oracle − none) on means over the seeds that all three were run with.
-
-    Attributes:
-        value: 1 means as good as with true labels, 0 no better than without any cancelling; may lie outside [0, 1].
-        low: lower end of Fieller's 95% interval; None where the interval has no bounds, because the oracle's own gain
-            is not known well enough.
-        high: upper end, or None.
-        oracle: the variant with true labels that it is measured against.
-        pairs: the number of seeds.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    oracle: str
-    pairs: int
 
 
 @dataclass(frozen=True)
@@ -116,43 +79,82 @@ class VariantSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All variants, in the order in which they first appear in the results."""
+    """All variants, in the order in which they first appear in the results.
+
+    Attributes:
+        variants: all of them.
+        primary: the accuracy that makes the verdicts: one of `ACCURACIES`.
+        test_images: on which accuracies are measured; None if unknown or not the same for all runs.
+    """
 
     variants: tuple[VariantSummary, ...]
+    primary: str = PRIMARY
+    test_images: int | None = None
 
     def __getitem__(self, name: str) -> VariantSummary:
         return next(variant for variant in self.variants if variant.name == name)
 
+    def verdict(self, variant: VariantSummary) -> str:
+        """Of the primary accuracy: "helped", "hurt", "unclear", or "unknown" if it cannot be told."""
+        difference = variant.versus_none.get(self.primary)
+        return "unknown" if difference is None else difference.verdict
+
+    @property
+    def test_error(self) -> tuple[float, float] | None:
+        """How far other test images would move the primary accuracy of the baseline, and a difference from it, at most.
+
+        One binomial standard error, sqrt(p (1 − p) / n), and sqrt(2) times as much: as if two encoders erred on images
+        that have nothing to do with each other. They share most of their errors, so that a difference moves less. None
+        where the number of test images or the accuracy is unknown.
+        """
+        base = next((v.figures[self.primary].mean for v in self.variants if v.name == BASELINE), None)
+        if not self.test_images or base is None:
+            return None
+        error = math.sqrt(base * (1 - base) / self.test_images)
+        return error, math.sqrt(2) * error
+
     def to_json(self) -> dict[str, Any]:
         """What ``summary.json`` holds: the dataclasses as they are, nested."""
-        return asdict(self)
+        content = asdict(self)
+        return {"primary": content["primary"], "test_images": content["test_images"], "variants": content["variants"]}
 
 
-def summarise(results: Sequence[Result]) -> Summary:
+def summarise(results: Sequence[Result], primary: str = PRIMARY) -> Summary:
     """Summarise the runs of a comparison.
 
     Args:
         results: one mapping for each variant and seed, as in ``results.json``: "variant", "seed", any of `FIGURES`
-            (absent or None where undefined), and for the gap closed "oracle" (bool) and "strategy" ({"positive",
-            "negative", "renormalise"}).
+            and "test_images" (absent or None where undefined), and for the gap closed "oracle" (bool) and "strategy"
+            ({"positive", "negative", "renormalise"}).
+        primary: the accuracy that makes the verdicts.
     """
     by_variant: dict[str, list[Result]] = {}
     for result in results:
         by_variant.setdefault(result["variant"], []).append(result)
-    return Summary(tuple(_summarise_variant(name, by_variant) for name in by_variant))
+    against = {key: _differences(by_variant, key) for key in ACCURACIES}
+    tested = {result.get("test_images") for result in results}
+    images = tested.pop() if len(tested) == 1 else None
+    return Summary(tuple(_summarise_variant(name, by_variant, against) for name in by_variant), primary, images)
 
 
-def _summarise_variant(name: str, by_variant: Mapping[str, Sequence[Result]]) -> VariantSummary:
+def _summarise_variant(
+    name: str, by_variant: Mapping[str, Sequence[Result]], against: Mapping[str, Differences]
+) -> VariantSummary:
     runs = by_variant[name]
     figures = {key: _figure([run.get(key) for run in runs]) for key in FIGURES}
     summary = VariantSummary(name, bool(runs[0].get("oracle")), figures)
     oracle = oracle_of(name, by_variant)
     for key in ACCURACIES if name != BASELINE else ():
-        values, base = _by_seed(runs, key), _by_seed(by_variant.get(BASELINE, ()), key)
-        summary.versus_none[key] = paired_difference(values, base)
-        reference = _by_seed(by_variant[oracle], key) if oracle else {}
-        summary.gap_closed[key] = gap_closed(values, base, reference, oracle) if oracle else None
+        summary.versus_none[key] = against[key].of(name)
+        summary.gap_closed[key] = against[key].gap_closed(name, oracle) if oracle else None
     return summary
+
+
+def _differences(by_variant: Mapping[str, Sequence[Result]], key: str) -> Differences:
+    cells = {name: _by_seed(runs, key) for name, runs in by_variant.items()}
+    others = [name for name in by_variant if name != BASELINE]
+    oracles = [name for name in others if by_variant[name][0].get("oracle")]
+    return Differences(cells, BASELINE, [name for name in others if name not in oracles], oracles)
 
 
 def oracle_of(name: str, by_variant: Mapping[str, Sequence[Result]]) -> str | None:
@@ -188,59 +190,3 @@ def _figure(values: Sequence[float | None]) -> Figure:
 
 def _by_seed(runs: Sequence[Result], key: str) -> dict[Any, float]:
     return {run["seed"]: run[key] for run in runs if run.get(key) is not None and math.isfinite(run[key])}
-
-
-def paired_difference(values: Mapping[Any, float], base: Mapping[Any, float]) -> Difference | None:
-    """Values minus base over the seeds that both have, with the 95% interval of Student's t; None without such seeds."""
-    seeds = [seed for seed in values if seed in base]
-    if not seeds:
-        return None
-    differences = [values[seed] - base[seed] for seed in seeds]
-    mean = statistics.fmean(differences)
-    if len(seeds) == 1:
-        return Difference(mean, None, None, 1)
-    half = _t_quantile((1 + CONFIDENCE) / 2, len(seeds)) * statistics.stdev(differences) / math.sqrt(len(seeds))
-    return Difference(mean, mean - half, mean + half, len(seeds))
-
-
-def gap_closed(
-    values: Mapping[Any, float], base: Mapping[Any, float], oracle: Mapping[Any, float], oracle_name: str
-) -> GapClosed | None:
-    """The share of the oracle's gain that a variant reaches, with Fieller's interval for a ratio of paired means.
-
-    With d = variant − none and o = oracle − none for each seed, the interval holds every r for which a paired t test at
-    5% does not reject mean(d − r·o) = 0 (Fieller, 1954).
-
-    Args:
-        values: the variant's figure by seed.
-        base: the baseline's figure by seed.
-        oracle: the oracle's figure by seed.
-        oracle_name: for the record.
-
-    Returns:
-        None if fewer than two seeds are common to all three, or if the oracle is not clearly above the baseline: a
-        one-sided paired t test over the seeds at 5%. Without a gap there is nothing to close.
-    """
-    seeds = [seed for seed in values if seed in base and seed in oracle]
-    if len(seeds) < 2:
-        return None
-    gains = [values[seed] - base[seed] for seed in seeds]
-    room = [oracle[seed] - base[seed] for seed in seeds]
-    gain, gap = statistics.fmean(gains), statistics.fmean(room)
-    if not gap > _t_quantile(CONFIDENCE, len(seeds)) * statistics.stdev(room) / math.sqrt(len(seeds)):
-        return None
-    factor = _t_quantile((1 + CONFIDENCE) / 2, len(seeds)) ** 2 / len(seeds)
-    # The ends solve gain² − factor·var(gains) − 2r·(gain·gap − factor·cov) + r²·(gap² − factor·var(room)) = 0.
-    constant = gain**2 - factor * statistics.variance(gains)
-    linear = gain * gap - factor * statistics.covariance(gains, room)
-    square = gap**2 - factor * statistics.variance(room)
-    if square <= 0:
-        return GapClosed(gain / gap, None, None, oracle_name, len(seeds))
-    spread = math.sqrt(max(0.0, linear**2 - square * constant))
-    return GapClosed(gain / gap, (linear - spread) / square, (linear + spread) / square, oracle_name, len(seeds))
-
-
-def _t_quantile(probability: float, seeds: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(seeds - 1, probability))

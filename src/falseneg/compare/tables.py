@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from falseneg.compare.summary import ACCURACIES, BASELINE, Figure, GapClosed, Summary, VariantSummary
+from falseneg.compare.differences import Difference, GapClosed
+from falseneg.compare.summary import ACCURACIES, BASELINE, Figure, Summary, VariantSummary
+
+NAMES = {"knn": "kNN", "linear": "linear", "few_label": "few-label"}
+"""What the accuracies are called."""
+VERDICTS = {
+    "helped": "helped",
+    "hurt": "hurt",
+    "unclear": "no clear difference",
+    "unknown": "cannot be told",
+}
+"""Every verdict in words."""
 
 Write = Callable[[float, float], str]
 """Writes a number with the digits that suit another: a deviation is written like its mean."""
@@ -34,8 +45,17 @@ class Table:
 
 
 def tables(summary: Summary) -> tuple[Table, ...]:
-    """Accuracy, gap closed (of the methods only), detection and cost, with a row for each variant."""
+    """Verdict, accuracy, gap closed (of the methods only), detection and cost, with a row for each variant."""
+    compared = [variant for variant in summary.variants if variant.name != BASELINE]
+    primary = NAMES[summary.primary]
     return (
+        Table(
+            "Verdict",
+            f"By {primary} accuracy alone, the primary measure: the difference from none in points, and its interval. "
+            f"{INTERVALS} {of_test_images(summary)}".rstrip(),
+            ("variant", f"{primary} − none", "95% interval", "verdict"),
+            tuple(_verdict_row(variant, summary) for variant in compared),
+        ),
         _table(
             "Accuracy",
             "Per cent of the test images, at the last epoch: mean ± sample standard deviation over the seeds.",
@@ -44,10 +64,10 @@ def tables(summary: Summary) -> tuple[Table, ...]:
         ),
         Table(
             "Gap closed",
-            "(variant − none) / (oracle of the same strategy − none) in per cent, with its 95% interval; "
-            "blank where the oracle is not clearly above none.",
-            ("variant", "kNN", "linear", "few-label"),
-            tuple(_gap_row(variant) for variant in summary.variants if variant.name != BASELINE and not variant.oracle),
+            "(variant − none) / (oracle of the same strategy − none) in per cent, with its 95% interval; not known where "
+            "the interval would be wider than 100; blank where the oracle is not clearly above none.",
+            ("variant", *NAMES.values()),
+            tuple(_gap_row(variant) for variant in compared if not variant.oracle),
         ),
         _table(
             "Detection",
@@ -70,6 +90,39 @@ def tables(summary: Summary) -> tuple[Table, ...]:
             summary,
         ),
     )
+
+
+INTERVALS = "The intervals of all methods together, and of all oracles together, hold in 95 of 100 comparisons."
+"""How the intervals of differences are to be read."""
+
+
+def of_test_images(summary: Summary) -> str:
+    """What the intervals leave out, in a sentence or two; empty where the number of test images is unknown."""
+    if summary.test_error is None:
+        return ""
+    accuracy, difference = (f"{100 * error:.1f}" for error in summary.test_error)
+    return (
+        f"They are over seeds, on the same {summary.test_images:,} test images. Other test images would move an accuracy by "
+        f"about ±{accuracy} points (one standard error), and a difference by at most ±{difference}, because variants mostly "
+        "fail on the same images."
+    )
+
+
+def difference_words(difference: Difference) -> tuple[str, str]:
+    """The difference in percentage points, and its interval."""
+    if difference.low is None or difference.high is None:
+        return _signed(difference.mean), "one seed"
+    return _signed(difference.mean), f"{_signed(difference.low)} to {_signed(difference.high)}"
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _verdict_row(variant: VariantSummary, summary: Summary) -> tuple[str, ...]:
+    difference = variant.versus_none.get(summary.primary)
+    words = ("", "") if difference is None else difference_words(difference)
+    return (variant.name, *words, VERDICTS[summary.verdict(variant)] if difference is not None else "")
 
 
 def _table(title: str, note: str, columns: list[tuple[str, str, Write]], summary: Summary) -> Table:
@@ -97,7 +150,7 @@ def _gap(gap: GapClosed | None) -> str:
     if gap is None:
         return ""
     if gap.low is None or gap.high is None:
-        return f"{100 * gap.value:.0f} (no bounds)"
+        return "not known"
     return f"{100 * gap.value:.0f} ({100 * gap.low:.0f} to {100 * gap.high:.0f})"
 
 

@@ -19,12 +19,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from falseneg.errors import UserError
+from falseneg.files import alone
 from falseneg.train.checkpoint import LAST
 from falseneg.train.folder import CHECKPOINTS, final_figures
 from falseneg.train.metrics import FILE
 
 LOG = "log.txt"
 """What a run would have shown on the terminal, in its folder."""
+
+PATIENCE = 60.0
+"""Seconds that a run gets to write its checkpoint and stop."""
 
 Train = Callable[[Mapping[str, Any], Path, bool], object]
 """Trains a configuration in a folder, anew or (True) from its last checkpoint. Importable by name."""
@@ -129,6 +133,11 @@ def _starter(train: Train, threads: int) -> Callable[[Task], tuple[Any, Connecti
     context: Any = multiprocessing.get_context(_method())
 
     def start(task: Task) -> tuple[Any, Connection]:
+        busy = (
+            f"the run in {task.folder} is still being written by a process of an earlier comparison; wait for its end"
+        )
+        with alone(task.folder, busy, PATIENCE):  # of a comparison that was killed, its runs may yet be saving
+            pass
         resume = (task.folder / CHECKPOINTS / LAST).is_file()
         if not resume and task.folder.exists():
             shutil.rmtree(task.folder)  # killed before its first checkpoint
@@ -210,7 +219,7 @@ def _conclude(task: Task, process: Any, answer: Connection) -> None:
     task.error = message or f"it ended with status {process.exitcode} and without a result (see {task.folder / LOG})"
 
 
-def _stop(processes: Sequence[Any], patience: float = 60.0) -> None:
+def _stop(processes: Sequence[Any], patience: float = PATIENCE) -> None:
     """Ask the processes to write a checkpoint and stop; end those that take longer than ``patience`` seconds."""
     with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C ends the patience
         for process in processes:

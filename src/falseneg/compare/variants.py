@@ -96,11 +96,15 @@ def _moco(base: Mapping[str, Any], images: int, support_views: int | None = None
     million images.
     """
     method = base["method"]
-    kept = ("encoder", "head_layers", "head_hidden", "head_dim", "views", "support_views", "support_as_positives")
+    kept = (
+        *("encoder", "head_layers", "head_hidden", "head_dim", "head_batch_norm", "head_last_batch_norm"),
+        *("head_last_affine", "views", "support_views", "support_as_positives"),
+    )
     arguments = {name: value for name, value in method.get("init_args", {}).items() if name in kept}
     if support_views is not None:
         arguments["support_views"] = support_views
     if not _same_class(method["class_path"], "falseneg.MoCo"):
+        arguments.setdefault("head_batch_norm", True)  # as in SimCLR: only the method is to differ
         steps = base["epochs"] * max(1, images // base["batch_size"])
         least, most = MOMENTUM
         arguments["momentum"] = round(min(most, max(least, 1 - 20 / steps)), 4)

@@ -81,13 +81,14 @@ class Crops:
 class Augmentation:
     """The random views of SimCLR (Chen et al., 2020, appendix A), for one uint8 image at a time.
 
-    In this order: crop and resize (bilinear), flip, rotate and shift, colour jitter, RandAugment, grey, blur, solarize.
+    In this order: crop and resize, flip, rotate and shift, colour jitter, RandAugment, grey, blur, solarize.
     Everything random is drawn from torch's global generator, the same numbers whatever is switched on.
 
     Args:
         size: side of the views in pixels; null lets the run decide by the images.
         crop_scale: smallest and largest share of the image's area that a crop covers, within 0..1.
         crop_ratio: smallest and largest width : height of a crop before it is resized to a square.
+        bicubic: resize crops by bicubic, not bilinear, interpolation, as SimCLR's and FNC's released code do.
         flip: probability of mirroring left and right, 0..1.
         jitter: probability of changing the colours, 0..1.
         brightness: greatest change of brightness: the factor lies in 1 ± this, and not below 0.
@@ -98,7 +99,9 @@ class Augmentation:
         blur: probability of a Gaussian blur of 0.1 to 2 pixels, in a window of a tenth of the side, 0..1; null stands
             for 0.5, and for 0 if views are at most 64 pixels.
         solarize: probability of inverting all values from 128 up, 0..1.
-        randaugment: number of operations and magnitude (0..30) of RandAugment (Cubuk et al., 2020); null for none.
+        randaugment: number of operations and magnitude of RandAugment (Cubuk et al., 2020); null for none. The magnitude is
+            on torchvision's scale of 0 to 30, where 21 is the 7 of TensorFlow's scale of 10 (a rotation by 21 degrees). The
+            operations are torchvision's 14: TensorFlow's 16 have Invert, Cutout and SolarizeAdd, and no Identity.
         rotation: greatest rotation either way, in degrees; what comes in from outside is black.
         translate: greatest shift in either direction, as a share of the side, 0..1.
     """
@@ -108,6 +111,7 @@ class Augmentation:
         size: int | None = None,
         crop_scale: tuple[float, float] = (0.08, 1.0),
         crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        bicubic: bool = False,
         flip: float = 0.5,
         jitter: float = 0.8,
         brightness: float = 0.8,
@@ -124,6 +128,7 @@ class Augmentation:
         self.size = size
         self.crop_scale = (float(crop_scale[0]), float(crop_scale[1]))
         self.crop_ratio = (float(crop_ratio[0]), float(crop_ratio[1]))
+        self.bicubic = bicubic
         self.flip, self.jitter, self.grayscale, self.blur, self.solarize = flip, jitter, grayscale, blur, solarize
         self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
         self.randaugment = None if randaugment is None else (int(randaugment[0]), int(randaugment[1]))
@@ -196,7 +201,8 @@ class Augmentation:
             raise UserError("the augmentation does not know the size of its views: give it one, or call for_size")
         draws = torch.rand(_CROP_DRAWS + _OTHER_DRAWS).tolist()
         top, left, height, width = crop_box(image.shape[1], image.shape[2], self.crop_scale, self.crop_ratio, draws)
-        view = _resized(image[:, top : top + height, left : left + width], self.size)
+        mode = "bicubic" if self.bicubic else "bilinear"
+        view = _resized(image[:, top : top + height, left : left + width], self.size, mode)
         return self._distort(view, draws[_CROP_DRAWS:]).contiguous()
 
     def _distort(self, view: Tensor, draws: list[float]) -> Tensor:
@@ -229,11 +235,11 @@ class Augmentation:
         return 0.0 if self.size is None or self.size <= SMALL_IMAGE else 0.5
 
 
-def _resized(image: Tensor, size: int) -> Tensor:
+def _resized(image: Tensor, size: int, mode: str) -> Tensor:
     """Resized to a square: what torchvision's v2 kernel computes, without a dozen questions for each small image."""
     if image.shape[1:] == (size, size):
         return image
-    return interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0]
+    return interpolate(image[None], (size, size), mode=mode, antialias=True)[0]
 
 
 def _between(low: float, high: float, draw: float) -> float:

@@ -32,9 +32,10 @@ class IncrementalClusters(Detector):
     How many are accepted follows the clock at every step, also between two clusterings; of equally sure images those of
     lower rows are accepted.
 
-    A clustering costs a pass over the data set and O(rows · clusters · D · iterations); a step costs two look-ups for
-    each row. Use it with elimination, as the paper prefers, or with `OwnDenominators` and "attract-outside". With a
-    memory bank, images are looked up by who they are, so that old keys get the latest pseudo-labels.
+    A clustering costs a pass over the data set and O(rows · clusters · D · iterations · restarts), on the GPUs
+    that train where there are any; a step costs two look-ups for each row. Use it with elimination, as the paper
+    prefers, or with `OwnDenominators` and "attract-outside". With a memory bank, images are looked up by who they are,
+    so that old keys get the latest pseudo-labels.
 
     Args:
         clusters: the numbers of clusters, one for each level; None for one, three and ten times the expected classes.
@@ -45,6 +46,7 @@ class IncrementalClusters(Detector):
             which runs from the start of training, through the warm-up.
         every: from one clustering to the next, rounded up to whole epochs.
         iterations: of k-means.
+        restarts: k-means starts this often, and the best by its objective counts (PCL's five).
         points_per_centroid: learn the centroids from this many images for each cluster, drawn anew each time; None for
             all, which are held in memory as float32 then.
 
@@ -64,6 +66,7 @@ class IncrementalClusters(Detector):
         acceptance: float | Schedule = RISING,
         every: str = "1 epoch",
         iterations: int = 20,
+        restarts: int = 5,
         points_per_centroid: int | None = None,
     ) -> None:
         super().__init__()
@@ -75,14 +78,15 @@ class IncrementalClusters(Detector):
                 raise UserError(
                     f"IncrementalClusters: acceptance is {share}; it is a share of the images, so give a number from 0 to 1"
                 )
-        for name, value in (("iterations", iterations), ("points_per_centroid", points_per_centroid)):
+        limits = {"iterations": iterations, "restarts": restarts, "points_per_centroid": points_per_centroid}
+        for name, value in limits.items():
             if value is not None and value < 1:
                 raise UserError(f"IncrementalClusters: {name} is {value}; give at least 1")
         self.warmup, self.every = Duration.parse(warmup), Duration.parse(every)
         if self.every.amount == 0:
             raise UserError(f"IncrementalClusters: every is {every!r}; give more than 0")
         self.temperature, self.acceptance = temperature, acceptance
-        self.iterations, self.points_per_centroid = iterations, points_per_centroid
+        self.iterations, self.restarts, self.points_per_centroid = iterations, restarts, points_per_centroid
 
     def prepare(self, facts: Facts) -> None:
         """Set the numbers of clusters, and make room for the pseudo-labels.
@@ -123,6 +127,8 @@ class IncrementalClusters(Detector):
                 f"IncrementalClusters: {len(points)} embeddings for {len(self.clusters_of)} images; give one for each"
             )
         check_points(points)
+        if self.clusters_of.device.type != "cpu":
+            points = points.to(self.clusters_of.device)
         found = [self._cluster(points, clusters, clock.epoch) for clusters in numbers]
         # At the end, so that a clustering that is broken off leaves nothing behind.
         self.clusters_of.copy_(torch.stack([cluster for cluster, _ in found], dim=1))
@@ -131,7 +137,8 @@ class IncrementalClusters(Detector):
     def _cluster(self, points: Tensor, clusters: int, epoch: int) -> tuple[Tensor, Tensor]:
         """(rows,) the cluster of each image, and its place in the order of confidence."""
         seed = int(np.random.SeedSequence([self.seed, epoch, clusters]).generate_state(1)[0])
-        centroids = spherical_k_means(points, clusters, seed, self.iterations, self.points_per_centroid)
+        options = self.iterations, self.restarts, self.points_per_centroid
+        centroids = spherical_k_means(points, clusters, seed, *options)
         cluster, confidence = assign(points, centroids, self.temperature, self.clusters_of.device)
         order = confidence.argsort(descending=True, stable=True)
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from falseneg.clock import Clock
-from falseneg.contrast import NOBODY, Contrast, Space
+from falseneg.contrast import Contrast, Space
 from falseneg.detectors.base import Detector
 from falseneg.errors import UserError
 from falseneg.facts import Facts
@@ -100,7 +100,7 @@ class RelativeToPositive(Detector):
 
 def _known(contrast: Contrast) -> SameGroup:
     """The rule that is true between samples that are somebody: the guide knows only those."""
-    groups = (torch.where(each.sample == NOBODY, -1, 0)[:, None] for each in (contrast.anchors, contrast.candidates))
+    groups = (torch.where(each.sample < 0, -1, 0)[:, None] for each in (contrast.anchors, contrast.candidates))
     return SameGroup(*groups)
 
 

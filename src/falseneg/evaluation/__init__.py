@@ -48,6 +48,8 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     workers: int = 0,
     seed: int = 0,
+    few_labels: int = 5,
+    few_label_draws: int = 10,
 ) -> dict[str, float | None]:
     """All figures of an encoder on frozen features; the encoder as it is, no epoch is chosen.
 
@@ -63,6 +65,8 @@ def evaluate(
         progress: called with the images done and the images in all, over both sets.
         workers: processes that read images; 0 reads in this one.
         seed: of the few-label draws.
+        few_labels: labelled images of each class for few-label accuracy.
+        few_label_draws: how many times they are drawn.
 
     Returns:
         See `evaluate_features`.
@@ -83,7 +87,7 @@ def evaluate(
         split += [extract_features(encoder, part, size, batch_size, device, shifted, workers), labels]
         before += len(part)
     train, train_labels, test, test_labels = split
-    return evaluate_features(train, train_labels, test, test_labels, seed)
+    return evaluate_features(train, train_labels, test, test_labels, seed, few_labels, few_label_draws)
 
 
 def _labelled(name: str, image_set: ImageSet) -> tuple[ImageSet, Tensor]:
@@ -97,7 +101,13 @@ def _labelled(name: str, image_set: ImageSet) -> tuple[ImageSet, Tensor]:
 
 
 def evaluate_features(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, seed: int = 0
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    seed: int = 0,
+    few_labels: int = 5,
+    few_label_draws: int = 10,
 ) -> dict[str, float | None]:
     """All figures of features, each by the protocol and the fixed settings of its own function.
 
@@ -107,18 +117,20 @@ def evaluate_features(
         test: (m, F) features to measure on.
         test_labels: (m,) integers of at least 0.
         seed: of the few-label draws.
+        few_labels: labelled images of each class for few-label accuracy.
+        few_label_draws: how many times they are drawn.
 
     Returns:
-        "knn" (20 neighbours), "linear", and "few_label" with "few_label_sd" (5 images of each class, 10 draws); shares
-        in [0, 1]. The last two are None where a class has fewer than 5 training images.
+        "knn" (20 neighbours), "linear", and "few_label" with "few_label_sd" over the draws; shares in [0, 1]. The last two are
+        None where a class has fewer than ``few_labels`` training images.
 
     Raises:
         UserError: the features cannot be measured (`check_split`).
     """
     split = (train, train_labels, test, test_labels)
     figures: dict[str, float | None] = {"knn": knn_accuracy(*split), "linear": linear_accuracy(*split)}
-    enough = int(torch.unique(train_labels, return_counts=True)[1].min()) >= 5
+    enough = int(torch.unique(train_labels, return_counts=True)[1].min()) >= few_labels
     if not enough:
         return figures | {"few_label": None, "few_label_sd": None}
-    few = few_label_accuracy(*split, per_class=5, draws=10, seed=seed)
+    few = few_label_accuracy(*split, few_labels, few_label_draws, seed)
     return figures | {"few_label": few.mean, "few_label_sd": few.sd}

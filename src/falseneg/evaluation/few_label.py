@@ -98,3 +98,8 @@ def draw_rows(labels: Tensor, per_class: int, generator: torch.Generator) -> Ten
     counts = torch.bincount(labels)
     place = torch.arange(len(labels)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
     return by_class[place < per_class].sort().values
+
+
+def few_label_name(per_class: int) -> str:
+    """What the accuracy is called: "5 labels a class"."""
+    return f"{per_class} label{'' if per_class == 1 else 's'} a class"

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from falseneg.clock import Clock
-from falseneg.contrast import Contrast
+from falseneg.contrast import NOBODY, Contrast
 from falseneg.rules import at_least_float32
+from falseneg.statistics.gather import rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,27 +53,43 @@ class Embeddings:
     Attributes:
         main: (B, V, D) with gradient; of those views that the method compares, should it not compare all.
         support: (B, S, D), or None; with gradient only if the method uses the support views as positives.
-        sample: (B,) int64 data-set rows.
+        sample: (B,) int64 data-set rows; −1 for an image that is no other's repetition.
         keys: (B, V, D) main views as a momentum encoder sees them, without gradient, of those views that the method
             compares with; None without such an encoder.
+        support_keys: (B, S, D) support views as a momentum encoder sees them, without gradient, where ``support`` is
+            what the main one makes of them as positives; None elsewhere.
     """
 
     main: Tensor
     support: Tensor | None
     sample: Tensor
     keys: Tensor | None = None
+    support_keys: Tensor | None = None
 
     @staticmethod
     def cat(pieces: list[Embeddings]) -> Embeddings:
         """One batch from pieces of it."""
-        supports = [piece.support for piece in pieces if piece.support is not None]
-        keys = [piece.keys for piece in pieces if piece.keys is not None]
+
+        def whole(parts: list[Tensor | None]) -> Tensor | None:
+            given = [part for part in parts if part is not None]
+            return torch.cat(given) if given else None
+
         return Embeddings(
             torch.cat([piece.main for piece in pieces]),
-            torch.cat(supports) if supports else None,
+            whole([piece.support for piece in pieces]),
             torch.cat([piece.sample for piece in pieces]),
-            torch.cat(keys) if keys else None,
+            whole([piece.keys for piece in pieces]),
+            whole([piece.support_keys for piece in pieces]),
         )
+
+
+def told_apart(sample: Tensor) -> Tensor:
+    """(B,) samples of this rank in which each that is nobody has a number of its own: less than −1, and on no other rank.
+
+    In a batch it is known that no row is another image's: its own views must not become its negatives.
+    """
+    own = -(2**62) - rank() * 2**40 - torch.arange(len(sample), device=sample.device)
+    return torch.where(sample == NOBODY, own, sample)
 
 
 def unit_rows(network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
@@ -92,6 +109,9 @@ class Method(nn.Module):
 
     support_views: int = 0
     """How many support views of each image the method wants."""
+
+    shuffle_groups: int = 0
+    """Whether the method shuffles BatchNorm, which synchronised statistics would undo."""
 
     contrast_names: tuple[str, ...] = ("views",)
     """The names of the contrasts of a step."""
@@ -126,6 +146,10 @@ class Method(nn.Module):
             UserError: the method cannot work with so many.
         """
         raise NotImplementedError
+
+    def caution(self) -> str:
+        """What should be known before training, in a sentence; nothing for most methods."""
+        return ""
 
     def after_step(self, clock: Clock) -> None:
         """Called after each optimiser step: momentum update, enqueue."""

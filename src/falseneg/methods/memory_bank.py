@@ -45,18 +45,12 @@ class MemoryBank(nn.Module):
         """Store embeddings after those that are there; they must be the same on all ranks.
 
         Args:
-            keys: (n, D), n at most the length.
-
-        Raises:
-            UserError: there are more embeddings than places.
+            keys: (n, D); of more than there are places, the last are kept.
         """
-        if len(keys) > self.length:
-            raise UserError(
-                f"MemoryBank: {len(keys)} embeddings do not fit into {self.length} places; give at least as many"
-            )
-        places = (self.written + torch.arange(len(keys), device=self.z.device)) % self.length
-        self.z[places] = keys.z.to(self.z.dtype)
-        self.sample[places], self.row[places] = keys.sample, keys.table_row
+        kept = slice(max(0, len(keys) - self.length), len(keys))
+        places = (self.written + torch.arange(kept.start, kept.stop, device=self.z.device)) % self.length
+        self.z[places] = keys.z[kept].to(self.z.dtype)
+        self.sample[places], self.row[places] = keys.sample[kept], keys.table_row[kept]
         self.written += len(keys)
         self.filled = min(self.filled + len(keys), self.length)
 

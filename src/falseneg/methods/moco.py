@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views, unit_rows
+from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows
 from falseneg.methods.memory_bank import MemoryBank
 from falseneg.models import Encoder, Momentum, ProjectionHead
-from falseneg.statistics.gather import gather_rows
+from falseneg.statistics.gather import from_first_rank, gather_rows, order_of_one, place_of_rank, rank, world_size
 
 PARTS = ("both", "bank", "batch")
 
@@ -31,20 +33,33 @@ class MoCo(Method):
     outside the denominator can only be attracted.
 
     MoCo v2, the default: the first view is the query, the others are keys (contrast "views"). MoCo v3: every view is
-    a query, and the other views' keys are its positives and its candidates (contrasts "view 1", "view 2", …, each
-    with weight 1 / V): ``MoCo(encoder, prediction_layers=2, symmetric=True, bank=0, denominator="batch", …)``. The loss
-    is the mean over the queries; MoCo v3's released code has 4 tau times as much.
+    a query, and the other views' keys of its image are its positives (contrasts "view 1", "view 2", …, each with weight
+    1 / V): ``MoCo(encoder, prediction_layers=2, symmetric=True, bank=0, denominator="batch", head_batch_norm=True,
+    head_last_batch_norm=True, head_last_affine=False, shuffle_groups=0, …)``. The loss is the mean over the queries;
+    MoCo v3's released code has 4 tau times as much. A query's candidates are the keys of the other view, as in MoCo v3;
+    with more than two views they are the keys of all views.
+
+    FNC as released, with a memory: V views, ``symmetric``, ``support_from_views``, ``keep_own_keys``, denominator "both"
+    and attraction. Its memory holds the step's own V · B keys too, so that ``bank`` is its length less these.
 
     The momentum network begins as a copy of the main one. Its BatchNorm normalises by its own batch (`Momentum`). Keys
-    enter the bank after the step that they were made for, rank after rank, in the same order on all ranks. In the
+    enter the bank after the step that they were made for, in the order of the batch, on any number of ranks. In the
     first step the bank is empty: with denominator "bank" nothing is pushed away then (MoCo's released code begins with
     random keys). FNC's released code enqueues before the loss, which "both" amounts to.
+
+    Shuffling BatchNorm (MoCo, section 3.3): where keys of earlier steps are pushed away, the positive is the only key
+    whose BatchNorm statistics come from the query's batch, by which the encoder can tell it. So queries are normalised
+    in ``shuffle_groups`` groups on each rank, and keys in as many, drawn anew at each step over the images of all ranks.
+    Synchronised BatchNorm undoes it.
 
     Args:
         encoder: images to features.
         head_layers: layers of the projection head, 1 to 3.
         head_hidden: width inside the heads; None for the width of the features.
         head_dim: dimensions of the embedding that is compared.
+        head_batch_norm: BatchNorm between the layers of the projection head; MoCo v2 has none.
+        head_last_batch_norm: end the projection head with a BatchNorm (MoCo v3, FNC).
+        head_last_affine: whether that one has weights and biases (MoCo v3: no).
         prediction_layers: layers of the prediction head on top of the queries' projection head (MoCo v3), 1 to 3; 0 for
             none. Support views never pass it: they are compared as keys are.
         momentum: of the momentum network's weights at each step, from 0 to 1; .999 looks back over about 1,000
@@ -55,15 +70,21 @@ class MoCo(Method):
         denominator: which candidates are pushed away: those of the "bank", of the "batch", or "both".
         views: main views of each image, at least 2.
         support_views: further views of each image that help to detect false negatives (FNC).
-        support_from_main: embed the support views by the main network, not by the momentum network.
-        support_as_positives: the support views are positives as well: multi-crop, if they are small, as in section 4.1.2
-            of FNC. They carry a gradient if they are from the main network.
+        support_from_main: negatives are scored against the support views as the main network embeds them, not as the
+            momentum network does.
+        support_as_positives: the support views are positives as well, as the main network embeds them, with gradient:
+            multi-crop, if they are small, as in section 4.1.2 of FNC.
+        support_from_views: the keys of all main views of an image are its support set, at no further cost: one set of
+            flagged negatives for each image, shared by its V queries (FNC as released). Needs ``symmetric``.
         keep_own_keys: keep an anchor's own keys of earlier steps among its negatives, as MoCo's and FNC's released code
             do. Nobody knows who is in the bank then: neither do detectors that look rows up, nor measurements.
+        shuffle_groups: groups of a rank's images that share BatchNorm statistics; 1 shuffles over the ranks only, 0 does
+            not shuffle.
 
     Raises:
         UserError: an option is outside its range, or the bank is to be pushed away and there is none. When a step's
-            contrasts are formed: support views are asked for as positives where there are none.
+            contrasts are formed: support views are asked for as positives where there are none, or beside main views
+            that are the support set.
     """
 
     def __init__(
@@ -72,6 +93,9 @@ class MoCo(Method):
         head_layers: int = 2,
         head_hidden: int | None = None,
         head_dim: int = 128,
+        head_batch_norm: bool = False,
+        head_last_batch_norm: bool = False,
+        head_last_affine: bool = True,
         prediction_layers: int = 0,
         momentum: float = 0.999,
         cosine_momentum: bool = False,
@@ -82,13 +106,19 @@ class MoCo(Method):
         support_views: int = 0,
         support_from_main: bool = False,
         support_as_positives: bool = False,
+        support_from_views: bool = False,
         keep_own_keys: bool = False,
+        shuffle_groups: int = 0,
     ) -> None:
         super().__init__()
         _check(momentum, bank, denominator, views, support_views)
-        hidden = head_hidden or encoder.feature_dim
+        if support_from_views and not symmetric:
+            raise UserError("MoCo: support_from_views needs the keys of all views; give symmetric true, too")
+        if shuffle_groups < 0:
+            raise UserError(f"MoCo: shuffle_groups is {shuffle_groups}; give at least 1, or 0 not to shuffle")
+        hidden, norms = head_hidden or encoder.feature_dim, (head_last_batch_norm, head_last_affine, head_batch_norm)
         self.encoder = encoder
-        self.head = ProjectionHead(encoder.feature_dim, hidden, head_dim, head_layers)
+        self.head = ProjectionHead(encoder.feature_dim, hidden, head_dim, head_layers, *norms)
         predictor = ProjectionHead(head_dim, hidden, head_dim, prediction_layers) if prediction_layers else None
         self.prediction = predictor
         self.momentum_network = Momentum(self._main_network())
@@ -97,6 +127,7 @@ class MoCo(Method):
         self.symmetric, self.denominator, self.keep_own_keys = symmetric, denominator, keep_own_keys
         self.views, self.support_views = views, support_views
         self.support_from_main, self.support_as_positives = support_from_main, support_as_positives
+        self.support_from_views, self.shuffle_groups = support_from_views, shuffle_groups
         self.contrast_names = tuple(f"view {v + 1}" for v in range(views)) if symmetric else ("views",)
         self._new_keys: Embedded | None = None
 
@@ -107,56 +138,85 @@ class MoCo(Method):
         """
         with_gradient = self.encode_again(views)
         keys = self._keys(views.main if self.symmetric else views.main[:, 1:])
-        support = with_gradient.support
-        if views.support and not self.support_from_main:
-            support = torch.cat([self._keys(group) for group in views.support], dim=1)
-        return Embeddings(with_gradient.main, support, views.sample, keys)
+        if not views.support:
+            return replace(with_gradient, keys=keys)
+        positives = with_gradient.support
+        if not self.support_from_main:
+            seen = torch.cat([self._keys(group) for group in views.support], dim=1)
+            by_momentum = {"support": seen} if positives is None else {"support_keys": seen}
+            return replace(with_gradient, keys=keys, **by_momentum)
+        if positives is None:
+            with torch.no_grad():
+                positives = self._main_support(views)
+        return replace(with_gradient, keys=keys, support=positives)
 
     def encode_again(self, views: Views) -> Embeddings:
-        main = unit_rows(self._queries, views.main if self.symmetric else views.main[:, :1])
-        if not (views.support and self.support_from_main):
-            return Embeddings(main, None, views.sample)
-        with torch.set_grad_enabled(self.support_as_positives and torch.is_grad_enabled()):
-            groups = [unit_rows(self._main_network(), group) for group in views.support]
-        return Embeddings(main, torch.cat(groups, dim=1), views.sample)
+        main = unit_rows(self._in_groups(self._queries), views.main if self.symmetric else views.main[:, :1])
+        crops = self._main_support(views) if views.support and self.support_as_positives else None
+        return Embeddings(main, crops, views.sample)
+
+    def _main_support(self, views: Views) -> Tensor:
+        """(B, S, D) support views by the main network, which the prediction head does not see."""
+        network = self._in_groups(self._main_network())
+        return torch.cat([unit_rows(network, group) for group in views.support], dim=1)
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, D) unit rows of the momentum network, without gradient."""
-        return self._keys(images[:, None])[:, 0]
+        return unit_rows(self.momentum_network, images[:, None])[:, 0]
 
     def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
         if self.support_as_positives and embeddings.support is None:
             raise UserError("MoCo: support_as_positives needs support views; give support_views, or multi_crop")
+        if self.support_from_views and embeddings.support is not None:
+            raise UserError(
+                "MoCo: support_from_views makes the main views the support set, but there are further support views; "
+                "leave support_views and multi_crop out, or support_from_views"
+            )
+        if self.support_from_views:
+            embeddings = replace(embeddings, support=embeddings.keys)
+        embeddings = replace(embeddings, sample=told_apart(embeddings.sample))
         assert embeddings.keys is not None
         keys, sample = gather_rows(embeddings.keys), gather_rows(embeddings.sample)
-        self._new_keys = _embedded(keys, sample)
+        order = order_of_one(embeddings.sample)
+        # In a later step the numbers of nobody are others'.
+        self._new_keys = _embedded(keys[order], sample[order].clamp(min=NOBODY))
+        if not self.symmetric or self.views > 2:
+            everyone = self._candidates(_embedded(keys, sample))
         if not self.symmetric:
-            return [
-                self._contrast("views", embeddings.main[:, 0], embeddings, embeddings.keys, _embedded(keys, sample))
-            ]
+            return [self._contrast("views", embeddings.main[:, 0], embeddings, embeddings.keys, everyone)]
         contrasts = []
         for view, name in enumerate(self.contrast_names):
-            batch = _embedded(_without(keys, view), sample)
             others = _without(embeddings.keys, view)
-            contrast = self._contrast(name, embeddings.main[:, view], embeddings, others, batch)
-            contrasts.append(contrast)
+            candidates = everyone if self.views > 2 else self._candidates(_embedded(_without(keys, view), sample))
+            contrasts.append(self._contrast(name, embeddings.main[:, view], embeddings, others, candidates))
         return contrasts
 
     def negatives(self, images: int) -> int:
         """Candidates of other images for each anchor, once the bank is full.
 
         Raises:
-            UserError: the keys of one step do not fit into the bank.
+            UserError: the images are too few for the groups of shuffling BatchNorm.
         """
-        keys = images * (self.views if self.symmetric else self.views - 1)
-        length = 0 if self.bank is None else self.bank.length
-        if self.bank is not None and keys > length:
+        of_rank = images // world_size()
+        if self.shuffle_groups > 1 and of_rank < 2 * self.shuffle_groups:
             raise UserError(
-                f"MoCo: bank is {length}, but a step of {images} images yields {keys} keys; give a bank of at least {keys}, "
-                "or a smaller batch"
+                f"MoCo: shuffle_groups is {self.shuffle_groups}, but a process sees {of_rank} images in a step; give groups of "
+                f"at least 2 images, so at most {of_rank // 2} groups, or 0 not to shuffle"
             )
-        return (self.views - 1) * (images - 1) + length
+        keys = self.views if self.symmetric and self.views > 2 else self.views - 1
+        return keys * (images - 1) + (0 if self.bank is None else self.bank.length)
+
+    def caution(self) -> str:
+        """Whether the positive can be told from the bank's keys by BatchNorm (MoCo, section 3.3)."""
+        shuffled = self.shuffle_groups > 1 or (self.shuffle_groups == 1 and world_size() > 1)
+        normalised = any(isinstance(module, _BatchNorm) for module in self.momentum_network.modules())
+        if shuffled or not normalised or self.denominator == "batch":
+            return ""
+        return (
+            "note: a query's positive key is normalised with the query's own batch, the bank's keys are not, which can give it "
+            "away (MoCo, section 3.3); --method.shuffle-groups 8 normalises queries and keys in different groups"
+        )
 
     def after_step(self, clock: Clock) -> None:
         """Let the momentum network follow, and store the keys of the step."""
@@ -183,25 +243,55 @@ class MoCo(Method):
 
     def _keys(self, images: Tensor) -> Tensor:
         """(B, V, 3, H, W) images to (B, V, D) unit rows of the momentum network."""
-        return unit_rows(self.momentum_network, images)
+        shuffled = self.shuffle_groups > 0 and self.training
+        return unit_rows(self._shuffled if shuffled else self.momentum_network, images)
+
+    def _shuffled(self, images: Tensor) -> Tensor:
+        """(n, 3, H, W) images to (n, D) rows of the momentum network, normalised with others than the queries are."""
+        everyone = gather_rows(images)
+        order = from_first_rank(torch.randperm(len(everyone))).to(images.device)
+        own = order.tensor_split(world_size())[rank()]
+        z = gather_rows(self._in_groups(self.momentum_network)(everyone[own]))
+        return z[order.argsort()[place_of_rank(images)]]
+
+    def _in_groups(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """The network, for one group of images after the other in training; a group has at least two."""
+        if self.shuffle_groups < 2 or not self.training:
+            return network
+
+        def each(images: Tensor) -> Tensor:
+            groups = max(1, min(self.shuffle_groups, len(images) // 2))
+            return torch.cat([network(group) for group in images.tensor_split(groups)])
+
+        return each
 
     def _queries(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) images to (n, D) rows of the main network and its prediction head."""
         z: Tensor = self._main_network()(images)
         return z if self.prediction is None else self.prediction(z)
 
+    def _candidates(self, batch: Embedded) -> tuple[Embedded, dict[str, slice]]:
+        """The keys of the batch and those of the bank, and which columns they are."""
+        if self.bank is None:
+            return batch, {"batch": slice(0, len(batch))}
+        candidates = _joined([batch, self.bank.contents()])
+        return candidates, {"batch": slice(0, len(batch)), "bank": slice(len(batch), len(candidates))}
+
     def _contrast(
-        self, name: str, queries: Tensor, embeddings: Embeddings, positive_keys: Tensor, batch: Embedded
+        self,
+        name: str,
+        queries: Tensor,
+        embeddings: Embeddings,
+        positive_keys: Tensor,
+        against: tuple[Embedded, dict[str, slice]],
     ) -> Contrast:
-        """Queries (B, D) against the keys of the batch and the bank; their positives are (B, K, D) keys."""
-        candidates = batch if self.bank is None else _joined([batch, self.bank.contents()])
-        parts = {"batch": slice(0, len(batch))}
-        if self.bank is not None:
-            parts["bank"] = slice(len(batch), len(candidates))
+        """Queries (B, D) against candidates; their positives are (B, K, D) keys."""
+        candidates, parts = against
         positives, spaces = [positive_keys], {}
         if embeddings.support is not None:
             images = torch.arange(len(queries), device=queries.device)
-            spaces["support"] = Space(embeddings.support.detach(), images, candidates.z)
+            queries_of = embeddings.support if embeddings.support_keys is None else embeddings.support_keys
+            spaces["support"] = Space(queries_of.detach(), images, candidates.z)
             positives += [embeddings.support] if self.support_as_positives else []
         cosines = (torch.cat(positives, dim=1) @ queries[:, :, None])[:, :, 0]
         anchors, weight = Embedded(queries, embeddings.sample), 1 / len(self.contrast_names)

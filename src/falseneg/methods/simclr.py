@@ -9,7 +9,7 @@ from torch import Tensor
 
 from falseneg.contrast import Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views, unit_rows
+from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows
 from falseneg.models import Encoder, ProjectionHead
 from falseneg.statistics.gather import gather
 
@@ -25,6 +25,9 @@ class SimCLR(Method):
         head_layers: layers of the projection head, 1 to 3.
         head_hidden: width inside the head; None for the width of the features.
         head_dim: dimensions of the embedding that is compared.
+        head_batch_norm: BatchNorm between the layers of the head.
+        head_last_batch_norm: end the head with a BatchNorm, as FNC's and GloFND's released code do.
+        head_last_affine: whether that one has weights and biases; GloFND's has none.
         views: main views of each image, at least 2.
         support_views: further views of each image that help to detect false negatives (FNC).
         support_as_positives: the support views are positives as well, and are encoded with gradient: multi-crop, if they
@@ -44,6 +47,9 @@ class SimCLR(Method):
         head_layers: int = 2,
         head_hidden: int | None = None,
         head_dim: int = 128,
+        head_batch_norm: bool = True,
+        head_last_batch_norm: bool = False,
+        head_last_affine: bool = True,
         views: int = 2,
         support_views: int = 0,
         support_as_positives: bool = False,
@@ -54,8 +60,9 @@ class SimCLR(Method):
             raise UserError(f"SimCLR: views is {views}; an anchor needs a positive, so give at least 2")
         if support_views < 0:
             raise UserError(f"SimCLR: support_views is {support_views}; give 0 or more")
+        hidden, norms = head_hidden or encoder.feature_dim, (head_last_batch_norm, head_last_affine, head_batch_norm)
         self.encoder = encoder
-        self.head = ProjectionHead(encoder.feature_dim, head_hidden or encoder.feature_dim, head_dim, head_layers)
+        self.head = ProjectionHead(encoder.feature_dim, hidden, head_dim, head_layers, *norms)
         self.views, self.support_views = views, support_views
         self.support_as_positives, self.support_from_views = support_as_positives, support_from_views
 
@@ -101,7 +108,7 @@ def contrast_views(embeddings: Embeddings, support_as_positives: bool = False) -
     """
     main, support = embeddings.main, embeddings.support
     images, views, _ = main.shape
-    anchors = Embedded(main.flatten(0, 1), embeddings.sample.repeat_interleave(views))
+    anchors = Embedded(main.flatten(0, 1), told_apart(embeddings.sample).repeat_interleave(views))
     candidates = gather(anchors)
     positives = _with_other_views(main)
     if support is not None and support_as_positives:

@@ -28,11 +28,14 @@ LARGEST = 50.0
 class GlobalContrastive(Objective):
     """SogCLR (Yuan et al. 2022, arXiv 2202.12387); with `IndividualTemperature` and rho iSogCLR (Qiu et al. 2023).
 
-    loss_i = −(mean cosine of the positives and attracted pairs) + τ_i · log(epsilon + u_i) + rho · τ_i
+    loss_v = −(mean cosine of the positives and attracted pairs) + τ_i · log(epsilon + u_v) + rho · τ_i
 
-    where u_i is a running mean of g_i, the mean of e^{s/τ} over the negatives that are kept, over all visits of the
-    sample. Its gradient is that of τ_i · g_i / (epsilon + u_i), with u_i held fixed; with respect to τ_i it is
-    log(epsilon + u_i) + rho + τ_i · (∂g_i/∂τ_i) / (epsilon + u_i).
+    for each anchor v, a view of sample i, where u_v = (1 − gamma) u_i + gamma g_v and g_v is the mean of e^{s/τ} over the
+    negatives that it keeps. Its gradient is that of τ_i · g_v / (epsilon + u_v), with u_v held fixed; with respect to τ_i
+    it is log(epsilon + u_v) + rho + τ_i · (∂g_v/∂τ_i) / (epsilon + u_v). The u_i that is kept for the next visit is the
+    mean of its views' u_v. So do the released programs of SogCLR, iSogCLR, LibAUC and GloFND; the text of GloFND
+    (Algorithm 1) has one u_i, by which all views of the sample are divided: ``shared_mean``. The two differ by as much
+    as the views of an image do, and more at lower temperatures.
 
     The loss is a cosine, not a number of nats: it is τ times that of InfoNCE, and so is its gradient. To renormalise
     changes nothing. An anchor that lost all its negatives keeps the attraction only, and its u stays. When filtering
@@ -44,12 +47,15 @@ class GlobalContrastive(Objective):
             1 to .2 over half of the training).
         epsilon: is added to u; at least 0.
         rho: the price of a high temperature, for temperatures that are learned; at least 0.
+        shared_mean: all views of a sample are divided by its updated u_i (GloFND, Algorithm 1), not each by its own u_v.
 
     Raises:
         UserError: an option is outside its range.
     """
 
-    def __init__(self, gamma: float | Schedule = 0.9, epsilon: float = 1e-14, rho: float = 0.0) -> None:
+    def __init__(
+        self, gamma: float | Schedule = 0.9, epsilon: float = 1e-14, rho: float = 0.0, shared_mean: bool = False
+    ) -> None:
         super().__init__()
         for value in extremes(gamma):
             if not 0 < value <= 1:
@@ -57,8 +63,9 @@ class GlobalContrastive(Objective):
         for name, number in (("epsilon", epsilon), ("rho", rho)):
             if not (math.isfinite(number) and number >= 0):
                 raise UserError(f"GlobalContrastive: {name} is {number}; give a number of at least 0")
-        self.gamma, self.epsilon, self.rho = gamma, epsilon, rho
+        self.gamma, self.epsilon, self.rho, self.shared_mean = gamma, epsilon, rho, shared_mean
         self.running = nn.ModuleDict()
+        self._of_anchors: dict[str, Tensor] = {}
 
     def prepare(self, facts: Facts) -> None:
         """Make the tables, empty, one for each contrast."""
@@ -69,6 +76,7 @@ class GlobalContrastive(Objective):
         self, contrast: Contrast, levels: Sequence[NegativeStats], tau: Tensor, strategy: Strategy, clock: Clock
     ) -> None:
         """Update u by the mean of the levels."""
+        self._of_anchors.pop(contrast.name, None)
         if not self.training:
             return
         running, row = self._running(contrast), contrast.anchors.table_row
@@ -79,7 +87,9 @@ class GlobalContrastive(Objective):
         # Whether one more sweep is needed only the device knows; not asked where nothing can be filtered out.
         if strategy.negative < 1 and bool((filtered & running.before_filtering(row)).any()):
             log_all = _log_mean(negative_stats(contrast, tau, NoPairs(), IGNORE))
-        running.update(row, log_kept, log_all, filtered, value_at(self.gamma, clock))
+        log_u = running.update(row, log_kept, log_all, filtered, value_at(self.gamma, clock))
+        if not self.shared_mean:
+            self._of_anchors[contrast.name] = log_u
 
     def forward(
         self, contrast: Contrast, stats: NegativeStats, tau: Tensor, strategy: Strategy, clock: Clock | None = None
@@ -88,7 +98,10 @@ class GlobalContrastive(Objective):
         tau, kept = tau.to(stats.log_sum.dtype), stats.weight > 0
         # Masked before it meets any gradient: -inf times zero would be NaN.
         log_mean = _log_mean(stats).masked_fill(~kept, 0)
-        log_u = self._running(contrast).log_mean(contrast.anchors.table_row).to(log_mean.dtype)
+        log_u = self._of_anchors.get(contrast.name) if self.training else None
+        if log_u is None:
+            log_u = self._running(contrast).log_mean(contrast.anchors.table_row)
+        log_u = log_u.to(log_mean.dtype)
         log_u = torch.where(log_u.isnan(), log_mean.detach(), log_u)
         if self.epsilon > 0:
             log_u = torch.logaddexp(log_u, torch.full_like(log_u, math.log(self.epsilon)))

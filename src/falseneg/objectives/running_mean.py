@@ -13,8 +13,9 @@ from falseneg.sample_table import SampleTable
 class RunningMean(nn.Module):
     """u of SogCLR (Yuan et al. 2022, arXiv 2202.12387), held as a natural log: safe at a temperature of .01 in float32.
 
-    u_i ← (1 − gamma) u_i + gamma g_i, where g_i is the mean over the sample's anchors (its views, on whatever rank) of
-    what is seen in a step. A sample that was never seen starts at g_i.
+    Each anchor v of a sample i (a view, on whatever rank) has its own update, u_v = (1 − gamma) u_i + gamma g_v, where g_v
+    is what it sees in the step. What is stored as u_i is the mean of its anchors' u_v. A sample that was never seen
+    starts at g_v.
 
     Args:
         rows: images in the data set.
@@ -36,7 +37,7 @@ class RunningMean(nn.Module):
         return (self.table.visits[row] > 0) & (self.table.read("filtered", row) == 0)
 
     @torch.no_grad()
-    def update(self, row: Tensor, log_kept: Tensor, log_all: Tensor, filtered: Tensor, gamma: float) -> None:
+    def update(self, row: Tensor, log_kept: Tensor, log_all: Tensor, filtered: Tensor, gamma: float) -> Tensor:
         """One step, over the anchors of all ranks.
 
         When filtering starts for a sample, u loses the mass that is filtered out from now on: it is rescaled by the
@@ -50,6 +51,9 @@ class RunningMean(nn.Module):
                 `before_filtering` both hold.
             filtered: (N,) bool, whether any negatives of the anchor were filtered out.
             gamma: the weight of this step, above 0 and at most 1.
+
+        Returns:
+            (N,) float64 log u_v of each anchor of this rank; NaN where nothing is kept.
         """
         log_kept = log_kept.masked_fill(log_kept == -torch.inf, torch.nan)
         seen = self.table.together(row, {"kept": log_kept, "all": log_all, "filtered": filtered})
@@ -59,9 +63,13 @@ class RunningMean(nn.Module):
         starts = filtered & self.before_filtering(seen.line)
         old = torch.where(starts, old + kept - whole, old)
         past = math.log1p(-gamma) if gamma < 1 else -math.inf
-        new = torch.where(known, torch.logaddexp(old + past, kept + math.log(gamma)), kept)
+        new, of_anchor = (
+            torch.where(known, torch.logaddexp(old + past, log_g + math.log(gamma)), log_g)
+            for log_g in (kept, seen.values["kept"].masked_fill(~seen.known, torch.nan))
+        )
 
         # What is first seen when others are filtered already has nothing to lose, even if none of its own are.
         self.filtering |= filtered.any()
         done = ~self.before_filtering(seen.line) & (known | self.filtering) | filtered
         self.table.put(seen, {"log_mean": new, "filtered": done})
+        return of_anchor[seen.own]

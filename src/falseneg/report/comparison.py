@@ -7,11 +7,12 @@ Formats: ``results.json`` is a list with one object for each variant and seed, s
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from falseneg.compare.summary import BASELINE, FIGURES, Summary, summarise
+from falseneg.compare.summary import ACCURACIES, BASELINE, FIGURES, PRIMARY, Summary, summarise
 from falseneg.report.read import RunRecord, figures, is_figure, is_run, read_run
 
 
@@ -61,7 +62,14 @@ def read_comparison(folder: Path) -> ComparisonRecord:
         ]
     settings = folder / "compare.yaml"
     text = settings.read_text("utf-8", errors="replace") if settings.is_file() else ""
-    return ComparisonRecord(folder.resolve().name, text, results, summarise(results), runs, notes)
+    summary = summarise(results, _primary(text))
+    return ComparisonRecord(folder.resolve().name, text, results, summary, runs, notes)
+
+
+def _primary(settings: str) -> str:
+    """The measure that was fixed before the runs."""
+    found = re.search(rf"^primary: ({'|'.join(ACCURACIES)})$", settings, re.MULTILINE)
+    return found[1] if found else PRIMARY
 
 
 def _read_results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
@@ -95,7 +103,7 @@ def _usable(result: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     strategy = result.get("strategy")
     if isinstance(strategy, dict) and all(is_figure(strategy.get(key)) for key in ("positive", "negative")):
         named["strategy"] = strategy
-    given = {key: value for key, value in result.items() if key in FIGURES or key == "few_label_sd"}
+    given = {key: value for key, value in result.items() if key in (*FIGURES, "few_label_sd", "test_images")}
     kept, dropped = figures(given)
     dropped += "strategy" in result and strategy is not None and "strategy" not in named
     if dropped:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from falseneg.compare.summary import ACCURACIES, BASELINE
-from falseneg.compare.tables import Table, tables
+from falseneg.compare.tables import INTERVALS, NAMES, Table, of_test_images, tables
 from falseneg.report import svg
 from falseneg.report.clusters import ShownCluster, Sizes, cluster_charts, cluster_gallery, size_charts
 from falseneg.report.comparison import ComparisonRecord
@@ -20,7 +20,7 @@ from falseneg.report.read import RunRecord
 from falseneg.report.strips import by_variant, gap_strip, seeds_strip
 from falseneg.report.svg import counted, percent
 from falseneg.report.thresholds import Scatter, scatters, spread_charts, variant_charts
-from falseneg.report.verdict import NAMES, Judgement, headline, judge, run_headline
+from falseneg.report.verdict import Judgement, headline, judge, run_headline
 
 T = TypeVar("T")
 ANCHORS_OF_RUN, ANCHORS_OF_VARIANT = 10, 5
@@ -71,6 +71,8 @@ class Page:
     about: Mapping[str, Any]
     tiles: list[Tile] = field(default_factory=list)
     judgements: list[tuple[Style, Judgement]] = field(default_factory=list)
+    measure: str = ""
+    intervals: str = ""
     legend: list[Style] = field(default_factory=list)
     seeds: int = 1
     strips: list[Any] = field(default_factory=list)
@@ -134,13 +136,14 @@ def comparison_page(record: ComparisonRecord) -> str:
     page = Page(
         "comparison", record.name, facts, headline(summary), record.notes, labelled, record.settings_text, about
     )
-    page.judgements = [(styles[item.name], judge(item)) for item in summary.variants if item.name != BASELINE]
+    page.judgements = [(styles[item.name], judge(item, summary)) for item in summary.variants if item.name != BASELINE]
     page.legend = [styles[name] for name in names]
     page.seeds = max((len(of) for of in runs.values()), default=1)
     notes = record.notes
     if record.results:
         page.tables = _part(notes, "the tables", lambda: tables(summary), ())
-        for key in ACCURACIES:
+        page.measure, page.intervals = NAMES[summary.primary], f"{INTERVALS} {of_test_images(summary)}"
+        for key in sorted(ACCURACIES, key=lambda key: key != summary.primary):
             rows = [(styles[name], by_variant(record.results, key, name)) for name in names]
             gaps = [
                 (styles[v.name], v.gap_closed.get(key)) for v in summary.variants if not v.oracle and v.name != BASELINE

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from falseneg.compare.summary import GapClosed
+from falseneg.compare.differences import GapClosed
 from falseneg.report.curves import Style
 from falseneg.report.svg import Scale, drawing, join, mark, percent, round_steps, tag, x_axis
 
@@ -44,11 +44,11 @@ def seeds_strip(title: str, rows: Sequence[tuple[Style, Sequence[float]]]) -> Ma
 
 
 def gap_strip(title: str, rows: Sequence[tuple[Style, GapClosed | None]]) -> Markup | None:
-    """A line for each variant from 0 (plain baseline) to 1 (true labels), with its interval. None if none is defined."""
-    defined = [gap for _, gap in rows if gap is not None]
-    if not defined:
+    """A line for each variant from 0 (plain baseline) to 1 (true labels), with its interval. None if none is known."""
+    ends = [end for _, gap in rows if gap and gap.low is not None and gap.high is not None
+            for end in (gap.value, gap.low, gap.high)]  # fmt: skip
+    if not ends:
         return None
-    ends = [end for gap in defined for end in (gap.value, gap.low, gap.high) if end is not None]
     low, high = max(-1.0, min([0.0, *ends])), min(2.0, max([1.0, *ends]))
     steps = [step for step in round_steps(low, high) if low - 0.5 <= step <= high + 0.5]
     x = Scale(steps[0], steps[-1], LEFT + 6, RIGHT - 8)
@@ -63,7 +63,10 @@ def gap_strip(title: str, rows: Sequence[tuple[Style, GapClosed | None]]) -> Mar
         parts.append(_name(style, y))
         text = f"{style.label}: {gap_words(gap)}"
         told.append(text)
-        parts.append(_whisker(style, gap, x, y, text) if gap else _blank(x, y, text))
+        if gap is None or gap.low is None or gap.high is None:
+            parts.append(_blank(x, y, text, "not defined" if gap is None else "not known"))
+        else:
+            parts.append(_whisker(style, gap.value, (gap.low, gap.high), x, y, text))
     return drawing(WIDTH, bottom + 40, f"{title} of each variant. {'. '.join(told)}.", *parts)
 
 
@@ -72,29 +75,25 @@ def gap_words(gap: GapClosed | None) -> str:
     if gap is None:
         return "not defined"
     if gap.low is None or gap.high is None:
-        return f"{percent(gap.value)}, with an interval without bounds"
+        return "not known: the interval would be wider than 100 points"
     return f"{percent(gap.value)} (95% interval {percent(gap.low)} to {percent(gap.high)})"
 
 
-def _whisker(style: Style, gap: GapClosed, x: Scale, y: float, text: str) -> Markup:
-    low = x.low if gap.low is None else gap.low
-    high = x.high if gap.high is None else gap.high
+def _whisker(style: Style, value: float, ends: tuple[float, float], x: Scale, y: float, text: str) -> Markup:
+    low, high = ends
     line = f"M{x.clipped(low):.1f} {y:.1f}H{x.clipped(high):.1f}"
-    for end, outside, inwards in (
-        (low, gap.low is None or low < x.low, 5),
-        (high, gap.high is None or high > x.high, -5),
-    ):
+    for end, outside, inwards in ((low, low < x.low, 5), (high, high > x.high, -5)):
         at = x.clipped(end)
         line += (
             f"M{at + inwards:.1f} {y - 5:.1f}L{at:.1f} {y:.1f}l{inwards} 5" if outside else f"M{at:.1f} {y - 5:.1f}v10"
         )
-    dot = mark(style.mark, x.clipped(gap.value), y, 7)
+    dot = mark(style.mark, x.clipped(value), y, 7)
     drawn = [tag("title", text), tag("path", d=line, class_=f"whisker {style.colour}")]
     return tag("g", *drawn, tag("path", d=dot, class_=f"mark {style.mark} {style.colour}"))
 
 
-def _blank(x: Scale, y: float, text: str) -> Markup:
-    return tag("text", tag("title", text), "not defined", x=x.start + 2, y=y + 4, class_="tick halo")
+def _blank(x: Scale, y: float, text: str, shown: str) -> Markup:
+    return tag("text", tag("title", text), shown, x=x.start + 2, y=y + 4, class_="tick halo")
 
 
 def _guides(x: Scale, steps: Sequence[float], bottom: float) -> Markup:

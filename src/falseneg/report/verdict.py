@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from falseneg.compare.summary import ACCURACIES, BASELINE, Difference, Summary, VariantSummary
+from falseneg.compare.summary import ACCURACIES, BASELINE, Summary, VariantSummary
+from falseneg.compare.tables import NAMES, VERDICTS, difference_words
 from falseneg.report.read import RunRecord
-from falseneg.report.svg import MINUS, percent
+from falseneg.report.svg import percent
 
-NAMES = {"knn": "kNN", "linear": "linear", "few_label": "few-label"}
-"""What the accuracies are called."""
-LEVELS = {
-    "helped": ("▲", "helped"),
-    "hurt": ("▼", "hurt"),
-    "mixed": ("◆", "mixed"),
-    "unclear": ("●", "no clear difference"),
-    "unknown": ("?", "cannot be told"),
-}
-"""Every verdict: its sign and its words."""
+SIGNS = {"helped": "▲", "hurt": "▼", "unclear": "●", "unknown": "?"}
+"""Of every verdict."""
 
 
 @dataclass(frozen=True)
@@ -27,52 +20,39 @@ class Judgement:
 
     Attributes:
         name: of the variant.
-        level: a key of `LEVELS`.
-        differences: for each accuracy its name, the difference in points and its interval.
+        level: the verdict by the primary accuracy: a key of `SIGNS`.
+        primary: the name of the primary accuracy, the difference in points and its interval; None where unknown.
+        secondary: the same of each other accuracy: shown, but no part of the verdict.
         detection: a sentence on its flags, or nothing.
         gap: a sentence on the gap closed, or nothing.
     """
 
     name: str
     level: str
-    differences: list[tuple[str, str, str]] = field(default_factory=list)
+    primary: tuple[str, str, str] | None = None
+    secondary: list[tuple[str, str, str]] = field(default_factory=list)
     detection: str = ""
     gap: str = ""
 
     @property
     def sign(self) -> str:
-        return LEVELS[self.level][0]
+        return SIGNS[self.level]
 
     @property
     def words(self) -> str:
-        return LEVELS[self.level][1]
+        return VERDICTS[self.level]
 
 
-def judge(variant: VariantSummary) -> Judgement:
-    """Say of a variant whether it helped: whether the 95% interval of its paired difference leaves out zero."""
-    known = {key: difference for key in ACCURACIES if (difference := variant.versus_none.get(key)) is not None}
-    differences = [(NAMES[key], *difference_words(difference)) for key, difference in known.items()]
-    verdicts = {difference.verdict for difference in known.values()}
-    return Judgement(variant.name, _level(verdicts), differences, detection_words(variant), _gap_sentence(variant))
-
-
-def _level(verdicts: set[str]) -> str:
-    if not verdicts or verdicts == {"one seed"}:
-        return "unknown"
-    if {"higher", "lower"} <= verdicts:
-        return "mixed"
-    return "helped" if "higher" in verdicts else "hurt" if "lower" in verdicts else "unclear"
-
-
-def difference_words(difference: Difference) -> tuple[str, str]:
-    """The difference in percentage points, and its interval."""
-    if difference.low is None or difference.high is None:
-        return _points(difference.mean), "one seed"
-    return _points(difference.mean), f"{_points(difference.low)} to {_points(difference.high)}"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", MINUS)
+def judge(variant: VariantSummary, summary: Summary) -> Judgement:
+    """Say of a variant whether it helped: whether the interval of the primary difference leaves out zero."""
+    known = {
+        key: (NAMES[key], *difference_words(difference))
+        for key in ACCURACIES
+        if (difference := variant.versus_none.get(key)) is not None
+    }
+    primary = known.pop(summary.primary, None)
+    gap = _gap_sentence(variant, summary.primary)
+    return Judgement(variant.name, summary.verdict(variant), primary, [*known.values()], detection_words(variant), gap)
 
 
 def detection_words(variant: VariantSummary) -> str:
@@ -85,12 +65,14 @@ def detection_words(variant: VariantSummary) -> str:
     return sentence + (f"; it found {percent(recall)} of the false negatives." if recall is not None else ".")
 
 
-def _gap_sentence(variant: VariantSummary) -> str:
-    found = [(NAMES[key], gap) for key in ACCURACIES if (gap := variant.gap_closed.get(key)) is not None]
-    if not found:
+def _gap_sentence(variant: VariantSummary, key: str) -> str:
+    gap = variant.gap_closed.get(key)
+    if gap is None:
         return ""
-    parts = [f"{percent(gap.value)} on {name}" for name, gap in found]
-    return f"Of what true labels gain ({found[0][1].oracle}) it reaches {', '.join(parts)} accuracy."
+    if gap.low is None or gap.high is None:
+        return f"How much it reaches of what true labels gain ({gap.oracle}) is not known: that needs more seeds."
+    interval = f"95% interval {percent(gap.low)} to {percent(gap.high)}"
+    return f"Of what true labels gain ({gap.oracle}) it reaches {percent(gap.value)} on {NAMES[key]} accuracy ({interval})."
 
 
 def headline(summary: Summary) -> str:
@@ -99,28 +81,32 @@ def headline(summary: Summary) -> str:
         return (
             "There is no plain baseline (none) among the finished runs, so it cannot be told whether anything helped."
         )
-    methods = [judge(variant) for variant in summary.variants if not variant.oracle and variant.name != BASELINE]
-    oracles = [judge(variant) for variant in summary.variants if variant.oracle]
-    sentences = [_of_methods(methods)] if methods else []
+    judged = [(variant.oracle, judge(variant, summary)) for variant in summary.variants if variant.name != BASELINE]
+    methods = [judgement for oracle, judgement in judged if not oracle]
+    oracles = [judgement for oracle, judgement in judged if oracle]
+    sentences = [_of_methods(methods, NAMES[summary.primary])] if methods else []
     if oracles:
         sentences.append(_of_oracles(oracles))
     return " ".join(sentences) or "Only the plain baseline has finished so far."
 
 
-def _of_methods(methods: Sequence[Judgement]) -> str:
+def _of_methods(methods: Sequence[Judgement], measure: str) -> str:
+    if all(method.primary is None for method in methods):
+        return f"Whether any method helped cannot be told: {measure} accuracy, the primary measure, was not measured."
     if all(method.level == "unknown" for method in methods):
         return "Whether any method helped cannot be told: that needs at least two seeds of it and of none."
     said = []
-    for level, verb in (("helped", "helped"), ("mixed", "helped in one measure and hurt in another"), ("hurt", "hurt")):
-        names = [method.name for method in methods if method.level == level]
-        if names:
-            said.append(f"{_listed(names)} {verb}")
+    for level in ("helped", "hurt"):
+        shown = [f"{method.name} ({method.primary[1]} points, {method.primary[2]})"
+                 for method in methods if method.level == level and method.primary is not None]  # fmt: skip
+        if shown:
+            said.append(f"{_listed(shown)} {level}")
     if not said:
-        return "No method differed clearly from the plain baseline."
+        return f"By {measure} accuracy no method differed clearly from the plain baseline."
     rest = [method.name for method in methods if method.level in ("unclear", "unknown")]
     if rest:
         said.append(f"{_listed(rest)} made no clear difference")
-    return "; ".join(said) + "."
+    return f"By {measure} accuracy {'; '.join(said)}."
 
 
 def _of_oracles(oracles: Sequence[Judgement]) -> str:

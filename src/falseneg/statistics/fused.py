@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from falseneg.contrast import Contrast
 from falseneg.rules import AboveThreshold, NoPairs, PairRule, SameGroup, at_least_float32
-from falseneg.statistics.pairs import Totals, stacked
+from falseneg.statistics.pairs import Totals, first_derivative_only, stacked
 from falseneg.statistics.tiled import TiledSweep
 from falseneg.strategy import Strategy
 
@@ -145,7 +144,7 @@ class _Totals(torch.autograd.Function):
         return log_sum, flagged_sim.sum(dim=0), count, flagged, flagged_of_count
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, of_log_sum: Tensor, of_flagged_sim: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         anchors, candidates, tau, log_sum, mean = ctx.saved_tensors
         sweep, scale = ctx.sweep, ctx.scale

@@ -31,6 +31,15 @@ def from_first_rank(tensor: Tensor) -> Tensor:
     return sent.to(tensor.device)
 
 
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of all ranks' tensors of one shape, on every rank. Without gradient."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
 def gather(embedded: Embedded) -> Embedded:
     """The rows of all ranks, rank after rank, with their gradients; ranks may hold different numbers of rows.
 
@@ -49,6 +58,23 @@ def gather_rows(rows: Tensor) -> Tensor:
         return rows
     gathered: Tensor = _GatherRows.apply(rows)
     return gathered
+
+
+def order_of_one(rows: Tensor) -> Tensor:
+    """(sum of n,) int64: puts what `gather_rows` brings together in the order in which one process would hold it.
+
+    The ranks of a batch take its images in turn (`EpochSampler`): the first of each, then the second of each, …
+    """
+    return gather_rows(torch.arange(len(rows), device=rows.device)).argsort(stable=True)
+
+
+def place_of_rank(rows: Tensor) -> slice:
+    """Where this rank's (n, …) rows stand among those that `gather_rows` brings together."""
+    if world_size() == 1:
+        return slice(0, len(rows))
+    counts = gather_rows(torch.tensor([len(rows)], device=rows.device)).tolist()
+    first = sum(counts[: rank()])
+    return slice(first, first + len(rows))
 
 
 def global_mean(losses: Tensor) -> Tensor:
@@ -84,8 +110,18 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_all: Tensor | None) -> Tensor | None:
-        if of_all is None:
-            return None
-        of_all = of_all.contiguous()
-        dist.all_reduce(of_all)
-        return of_all.split(ctx.counts)[dist.get_rank()]
+        return None if of_all is None else _SumRows.apply(of_all, ctx.counts)
+
+
+class _SumRows(torch.autograd.Function):
+    """What the gather undoes, as a function of its own, so that second derivatives cross the ranks as well."""
+
+    @staticmethod
+    def forward(ctx: Any, of_all: Tensor, counts: list[int]) -> Tensor:
+        total = of_all.clone(memory_format=torch.contiguous_format)  # autograd may use the gradient elsewhere
+        dist.all_reduce(total)
+        return total.split(counts)[dist.get_rank()]
+
+    @staticmethod
+    def backward(ctx: Any, of_rows: Tensor) -> tuple[Tensor, None]:
+        return _GatherRows.apply(of_rows), None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from falseneg.contrast import NOBODY, Contrast
+from falseneg.errors import UserError
 from falseneg.rules import PairRule
 from falseneg.strategy import Strategy
 
@@ -58,3 +61,25 @@ def weighted_logits(logits: Tensor, negative: Tensor, flagged: Tensor, strategy:
     if 0 < strategy.negative < 1:
         logits = torch.where(flagged, logits + math.log(strategy.negative), logits)
     return torch.where(kept, logits, -torch.inf)
+
+
+def first_derivative_only(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
+    """For the backward pass of a `torch.autograd.Function` that is made of numbers alone.
+
+    torch's own `once_differentiable` refuses a second derivative only where the incoming gradient depends on the inputs,
+    too: of a plain sum of log-sums it would leave the second derivative out without a word.
+
+    Raises:
+        UserError: the backward pass runs with ``create_graph=True``.
+    """
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *of_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise UserError(
+                "second derivatives (create_graph=True) need the matrix of all pairs, which this backend does not store; "
+                "choose backend='dense', or at most 65,536 pairs (anchors x candidates), for which 'auto' does so"
+            )
+        return backward(ctx, *of_outputs)
+
+    return checked

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from falseneg.contrast import Contrast
 from falseneg.rules import PairRule, at_least_float32
 from falseneg.statistics.dense import SOFTPLUS_IS_LINEAR
-from falseneg.statistics.pairs import Totals, stacked
+from falseneg.statistics.pairs import Totals, first_derivative_only, stacked
 from falseneg.statistics.tiles import Tile, tiles_of
 from falseneg.strategy import Strategy
 
@@ -127,7 +126,7 @@ class _Totals(torch.autograd.Function):
         return (total.log() + ctx.powers.shift).to(anchors.dtype), flagged_sim.to(anchors.dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, of_log_sum: Tensor | None, of_flagged_sim: Tensor | None) -> tuple[Tensor | None, ...]:
         _, _, tau, total = ctx.saved_tensors
         sweep, powers, matrix, of_tau = ctx.sweep, ctx.powers, ctx.sweep.matrix, torch.zeros_like(tau)
@@ -236,7 +235,7 @@ class _OverFlagged(torch.autograd.Function):
         return total.to(anchors.dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only
     def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
         _, _, tau, log_rest = ctx.saved_tensors
         matrix = ctx.sweep.matrix

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -10,12 +11,12 @@ import shlex
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from falseneg.errors import UserError
-from falseneg.files import write_bytes
+from falseneg.files import alone, write_bytes
 from falseneg.train.metrics import FILE, read_metrics
 
 CHECKPOINTS = "checkpoints"
@@ -25,12 +26,25 @@ _OF_A_RUN = (ABOUT, "config.yaml", FILE, CHECKPOINTS, ENCODER)
 _WORTH_KEEPING = (FILE, f"{CHECKPOINTS}/last.pt", ENCODER)
 
 
-def claim(folder: Path, resume: bool) -> None:
-    """Make sure that the folder is free for a new run, or holds the one to continue.
+@contextlib.contextmanager
+def claimed(folder: Path, resume: bool) -> Iterator[None]:
+    """Hold a folder that is free for a new run, or that holds the one to continue. A start that fails leaves no trace.
 
     Raises:
-        UserError: it holds another run, or none, or cannot be made or written.
+        UserError: it holds another run, or none, or another process writes it, or it cannot be made or written.
     """
+    _check(folder, resume)
+    with alone(
+        folder, f"another process is writing the run in {folder}; wait for it, or choose another folder with --out"
+    ):
+        _check(folder, resume)  # as the other process has left it
+        for half_written in [*folder.glob(".*.tmp"), *(folder / CHECKPOINTS).glob(".*.tmp")]:
+            half_written.unlink(missing_ok=True)
+        yield
+
+
+def _check(folder: Path, resume: bool) -> None:
+    """Make sure that the folder is free for a new run, or holds the one to continue, and can be written."""
     if resume and not any((folder / name).exists() for name in _OF_A_RUN):
         raise UserError(
             f"{folder} holds no run to resume; leave --resume out to start one there, or name another folder"
@@ -41,14 +55,11 @@ def claim(folder: Path, resume: bool) -> None:
         raise UserError(
             f"{folder} holds a run already ({kept[0]}); add --resume to continue it, or choose another folder with --out"
         )
-    # Nothing is made before the data and the options have been looked at: a start that fails leaves no trace.
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"the folder {folder} cannot be made, for {nearest} is a file; choose another with --out")
     if not os.access(nearest, os.W_OK):
         raise UserError(f"the folder {folder} cannot be written; choose another with --out")
-    for half_written in [*folder.glob(".*.tmp"), *(folder / CHECKPOINTS).glob(".*.tmp")]:
-        half_written.unlink(missing_ok=True)
 
 
 def final_figures(folder: Path) -> dict[str, Any] | None:

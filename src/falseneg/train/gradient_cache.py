@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ class GradientCache:
                 encoded.append(learner.encode(views[images]))
         whole = Embeddings.cat(encoded)
         support = None if whole.support is None else whole.support.requires_grad_()
-        self.embeddings = Embeddings(whole.main.requires_grad_(), support, whole.sample, whole.keys)
+        self.embeddings = replace(whole, main=whole.main.requires_grad_(), support=support)
 
     def replay(self) -> None:
         """Carry the gradients at the embeddings into the encoder. The ranks' gradients are averaged once, at the end."""

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from falseneg.errors import UserError
 
 
 @dataclass(frozen=True)
 class Optimiser(ABC):
-    """A recipe for an optimiser. Norms, biases and single numbers (a learned temperature) never decay.
+    """A recipe for an optimiser. Norms and biases do not decay, unless it says so; a learned temperature never does.
 
     Args:
         learning_rate: the peak, after warm-up; None for `usual_rate` of the batch size.
@@ -40,6 +40,10 @@ class Optimiser(ABC):
     def usual_rate(self, batch_size: int) -> float:
         """A peak learning rate that suits a batch of this many images."""
 
+    def _least_decayed(self) -> int:
+        """The least number of dimensions of parameters that decay: 2 for weights alone, 1 for norms and biases as well."""
+        return 2
+
     @abstractmethod
     def _build(self, decayed: dict[str, Any], plain: dict[str, Any], rate: float) -> torch.optim.Optimizer:
         """The optimiser of two groups of parameters."""
@@ -52,8 +56,9 @@ class Optimiser(ABC):
             batch_size: images in a step, over all processes.
         """
         parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        decayed = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay}
-        plain = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
+        least = self._least_decayed()
+        decayed = {"params": [p for p in parameters if p.ndim >= least], "weight_decay": self.weight_decay}
+        plain = {"params": [p for p in parameters if p.ndim < least], "weight_decay": 0.0}
         return self._build(decayed, plain, self.learning_rate or self.usual_rate(batch_size))
 
 
@@ -94,11 +99,13 @@ class SGD(Optimiser):
         weight_decay: L2 penalty, at least 0.
         momentum: from 0 to below 1.
         nesterov: look ahead.
+        decay_all: norms and biases decay as well, as in the released program of MoCo.
     """
 
     weight_decay: float = 5e-4
     momentum: float = 0.9
     nesterov: bool = False
+    decay_all: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,13 +116,16 @@ class SGD(Optimiser):
     def usual_rate(self, batch_size: int) -> float:
         return 0.03 * batch_size / 256
 
+    def _least_decayed(self) -> int:
+        return 1 if self.decay_all else 2
+
     def _build(self, decayed: dict[str, Any], plain: dict[str, Any], rate: float) -> torch.optim.Optimizer:
         return torch.optim.SGD([decayed, plain], lr=rate, momentum=self.momentum, nesterov=self.nesterov)
 
 
 @dataclass(frozen=True)
 class LARS(Optimiser):
-    """LARS (You et al. 2017, arXiv 1708.03888), for batches of thousands: SimCLR's and FNC's optimiser.
+    """LARS (You et al. 2017, arXiv 1708.03888), for batches of thousands: SimCLR's and FNC's optimiser (`LarsSteps`).
 
     Norms and biases are neither decayed nor adapted, as in the released code of both.
 
@@ -140,10 +150,50 @@ class LARS(Optimiser):
         return 0.075 * math.sqrt(batch_size)
 
     def _build(self, decayed: dict[str, Any], plain: dict[str, Any], rate: float) -> torch.optim.Optimizer:
-        from timm.optim.lars import Lars
+        return LarsSteps([{**decayed, "trust": self.trust}, {**plain, "trust": None}], rate, self.momentum)
 
-        groups = [{**decayed, "always_adapt": True}, {**plain, "always_adapt": False}]
-        return Lars(groups, lr=rate, momentum=self.momentum, trust_coeff=self.trust)  # type: ignore[no-any-return]
+
+class LarsSteps(torch.optim.Optimizer):
+    """LARS with the learning rate and the trust ratio *inside* the momentum, as SimCLR's and FNC's released code has it.
+
+    d = g + weight_decay · w;  v ← momentum · v + lr · (trust · |w| / |d|) · d;  w ← w − v  (You et al. 2017, algorithm 1)
+
+    A ratio of which either norm is 0 is 1, and so is that of a group whose ``trust`` is None. timm's and most others
+    multiply the momentum by the present rate: with warm-up and a cosine these end elsewhere.
+
+    Args:
+        groups: of parameters, each with its ``weight_decay`` and its ``trust``.
+        lr: the learning rate.
+        momentum: from 0 to below 1.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "trust": None})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step; the loss of ``closure``, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._move(parameter, parameter.grad, group)
+        return loss
+
+    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["velocity"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        direction = gradient.add(parameter, alpha=group["weight_decay"]) if group["weight_decay"] else gradient
+        if group["trust"] is not None:
+            weight_norm, norm = parameter.norm(), direction.norm()
+            ratio = group["trust"] * weight_norm / norm
+            direction = direction * torch.where((weight_norm > 0) & (norm > 0), ratio, 1.0)
+        state["velocity"].mul_(group["momentum"]).add_(direction, alpha=group["lr"])
+        parameter.sub_(state["velocity"])
 
 
 def _check_momentum(optimiser: SGD | LARS) -> None:

@@ -23,7 +23,7 @@ from falseneg.models import Encoder
 from falseneg.train.checkpoint import LAST, check_settings, load_checkpoint, load_module
 from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
 from falseneg.train.estimate import estimate
-from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claim, final_figures, write_about
+from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claimed, final_figures, write_about
 from falseneg.train.guards import determinism, in_one_sentence
 from falseneg.train.loop import Training
 from falseneg.train.metrics import FILE, Metrics, further_loggers
@@ -60,7 +60,7 @@ def fit(
 
     Returns:
         The figures of the "final" line of metrics.jsonl: seconds, seconds_per_epoch, peak_memory_mib, and, where there
-        are labels and a test set, knn, linear, few_label and few_label_sd.
+        are labels and a test set, knn, linear, few_label, few_label_sd and test_images, the labelled ones.
 
     Raises:
         UserError: something that the user can mend, in one sentence; checkpoints stay as they were.
@@ -71,9 +71,9 @@ def fit(
     fabric = _connect(run)
     if run.compile_encoder:
         check_compiler(fabric.device)
-    with in_one_sentence():
+    with in_one_sentence(), contextlib.ExitStack() as held:
         if fabric.is_global_zero:
-            claim(folder, resume)
+            held.enter_context(claimed(folder, resume))
         if resume and (figures := final_figures(folder)) is not None:
             return figures
         fabric.launch()
@@ -138,7 +138,8 @@ def _start(
 def _learner(run: Run, data: Prepared, criterion: nn.Module, fabric: Fabric) -> Learner:
     """Modules on their devices, and the optimiser."""
     method = run.method
-    wanted = fabric.device.type == "cuda" if run.sync_batch_norm is None else run.sync_batch_norm
+    suitable = fabric.device.type == "cuda" and not method.shuffle_groups
+    wanted = suitable if run.sync_batch_norm is None else run.sync_batch_norm
     if fabric.world_size > 1 and wanted:
         # Statistics of a rank's own views would let the encoder tell positives by them (SimCLR, section 2.2).
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
@@ -211,6 +212,8 @@ def _describe(training: Training) -> None:
     )
     name = getattr(method.encoder, "name", "encoder")
     say(f"{name}{stem}: {parameters:,} parameters with the head, views of {data.size} pixels{crops}")
+    if caution := method.caution():
+        say(caution)
     pieces = f" in {run.accumulate} pieces" if run.accumulate > 1 else ""
     epochs = f"{clock.epochs} epoch{'s' * (clock.epochs > 1)}"
     say(f"{epochs} of {clock.steps_per_epoch} steps, {data.batch_size} images each{pieces}, on {device}")
@@ -255,8 +258,17 @@ def _finish(training: Training) -> dict[str, Any]:
             training.progress.message("measuring the features: nearest neighbours, linear probe, few labels")
             device, workers = training.fabric.device, data.workers
             figures |= evaluate(
-                encoder, data.train, data.test, data.size, device=device, workers=workers, seed=run.seed
+                encoder,
+                data.train,
+                data.test,
+                data.size,
+                device=device,
+                workers=workers,
+                seed=run.seed,
+                few_labels=run.few_labels,
+                few_label_draws=run.few_label_draws,
             )
+            figures["test_images"] = 0 if (labels := data.test.labels) is None else int((labels >= 0).sum())
         if isinstance(encoder, Encoder):
             encoder.save(folder / ENCODER)
         training.metrics.write("final", figures)
@@ -268,7 +280,10 @@ def _finish(training: Training) -> dict[str, Any]:
 
 def _farewell(training: Training, figures: dict[str, Any]) -> None:
     say, encoder = training.progress.message, training.learner.method.encoder
-    named = (("knn", "nearest neighbours"), ("linear", "linear probe"), ("few_label", "5 labels a class"))
+    from falseneg.evaluation.few_label import few_label_name
+
+    few = few_label_name(training.run.few_labels)
+    named = (("knn", "nearest neighbours"), ("linear", "linear probe"), ("few_label", few))
     measured = [f"{name} {figures[key]:.1%}" for key, name in named if figures.get(key) is not None]
     spent = f"done in {duration(training.seconds)} of training"
     say(f"{spent}; accuracy: {', '.join(measured)}" if measured else spent)

@@ -67,12 +67,15 @@ class Run:
         evaluate_every: duration after which kNN accuracy is measured during training, for which labels are needed; None
             measures only at the end.
         evaluate_linear: measure the linear probe, too, whenever kNN accuracy is measured during training.
+        few_labels: labelled images of each class that the few-label classifier learns from at the end.
+        few_label_draws: how many times they are drawn; the accuracy is the mean.
         log_every: optimiser steps from one logged line to the next.
         expected_classes: how many classes to expect in the data: sets what a detector leaves open, such as its share of
             flagged negatives (1 / classes).
         compile_encoder: compile the encoder by torch.compile as each size of views first comes, which takes minutes and a C++
             compiler: the same results, but for rounding. Measuring is not compiled. On a CPU a ResNet-18 is no faster for it.
-        sync_batch_norm: BatchNorm takes its statistics over all processes (CUDA only); null does so with several of them.
+        sync_batch_norm: BatchNorm takes its statistics over all processes (CUDA only); null does so with several of them,
+            unless the method shuffles BatchNorm.
         skip_unreadable: leave images out that cannot be read, and count them, in the place of stopping before training.
         check_duplicates: look for exact duplicate images before training; they are certain false negatives.
         loggers: further loggers beside metrics.jsonl: "tensorboard", "wandb".
@@ -106,6 +109,8 @@ class Run:
     keep_every: str | None = None
     evaluate_every: str | None = None
     evaluate_linear: bool = False
+    few_labels: int = 5
+    few_label_draws: int = 10
     log_every: int = 10
     expected_classes: int | None = None
     compile_encoder: bool = False
@@ -137,6 +142,8 @@ class Run:
         for name, least in (
             ("epochs", 1),
             ("accumulate", 1),
+            ("few_labels", 1),
+            ("few_label_draws", 1),
             ("log_every", 1),
             ("devices", 1),
             ("seed", 0),
@@ -160,6 +167,11 @@ class Run:
         cuda = torch.cuda.is_available() and self.accelerator in ("auto", "cuda", "gpu")
         if self.precision == "16-mixed" and not cuda:
             raise UserError("precision is '16-mixed', which needs a CUDA device; use 'bf16-mixed' or '32-true'")
+        if self.sync_batch_norm and self.method.shuffle_groups:
+            raise UserError(
+                "sync_batch_norm takes statistics over all processes, which undoes the method's shuffle_groups; leave one of "
+                "the two out"
+            )
         if self.sync_batch_norm and not cuda:
             raise UserError("sync_batch_norm needs CUDA devices, as torch does it nowhere else; leave it out")
         if self.precision == "bf16-true" and any(isinstance(part, Momentum) for part in self.method.modules()):

@@ -38,7 +38,7 @@ class Encoding(nn.Module):
     ) -> tuple[Tensor | None, ...]:
         encode = self.method.encode_again if again else self.method.encode
         embeddings = encode(Views(main, support, sample))
-        return embeddings.main, embeddings.support, embeddings.keys
+        return embeddings.main, embeddings.support, embeddings.keys, embeddings.support_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +61,8 @@ class Learner:
 
     def encode(self, views: Views, again: bool = False) -> Embeddings:
         """The method's `encode`, or its `encode_again`."""
-        main, support, keys = self.encoding(views.main, views.support, views.sample, again)
-        return Embeddings(main, support, views.sample, keys)
+        main, support, keys, support_keys = self.encoding(views.main, views.support, views.sample, again)
+        return Embeddings(main, support, views.sample, keys, support_keys)
 
 
 def training_step(learner: Learner, views: Views, clock: Clock, pieces: int = 1) -> tuple[float, list[Judged]]:
