@@ -62,6 +62,8 @@ WRONG = {
         "top_k",
     ],
     "pretrain --data Digits --optimiser Adam --out o": ["Adam", "AdamW"],
+    "pretrain --data Digits --workers 1000000 --out o": ["workers is 1000000", "at most"],
+    "pretrain --data Digits --devices 1000000 --accelerator cpu --out o": ["devices is 1000000", "at most"],
     "pretrain --data Digits --warmup soon --out o": ["soon", "10%"],
     "pretrain --data Digits --data.split trian --out o": ["trian", "train"],
     "pretrain --data Digits --out": ["--out", "no value"],

@@ -75,6 +75,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _measure(run: Run) -> dict[str, Any]:
     """The figures of a run's encoder, and what they were measured on."""
+    run.check()
     gpu = uses_gpu({"accelerator": run.accelerator})
     prepared = prepare(run, gpu, resumed=True, say=lambda _: None)
     if prepared.test is None:

@@ -15,6 +15,7 @@ from falseneg.errors import UserError
 
 UNLABELLED = -1
 _MOST_CLASSES = 100_000
+_MOST_DIGITS = 100  # a text of more digits is a name; Python refuses to read a very long one as a number
 
 
 class ImageSet(Dataset[tuple[Tensor, int, int]]):
@@ -244,7 +245,11 @@ def _clean(value: Any) -> int | str | None:
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
         text = value.strip()
-        return (int(text) if text.removeprefix("-").isdecimal() else text) if text else None
+        is_number = text.removeprefix("-").isdecimal() and len(text) <= _MOST_DIGITS
+        return (int(text) if is_number else text) if text else None
     if value is None or value != value:
         return None
-    return int(value) if value == int(value) else str(value)
+    try:
+        return int(value) if value == int(value) else str(value)
+    except (TypeError, ValueError, OverflowError):  # a date, or infinity
+        return str(value)

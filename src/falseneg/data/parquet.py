@@ -15,11 +15,14 @@ from falseneg.data.image_set import EncodedSet, encode_labels
 from falseneg.data.messages import unknown
 from falseneg.data.storage import kept, local_files
 from falseneg.errors import UserError
+from falseneg.files import most_unpacked
 
 _LOG = logging.getLogger("falseneg")
 IN_MEMORY = 256 * 2**20
 """Up to so many bytes the image column is held in memory; a larger one is unpacked into a file and mapped."""
 _ROWS_AT_A_TIME = 256
+_AT_A_TIME = 256 * 2**20  # bytes that are unpacked at once, unless one image alone has more
+_OVERHEAD = 64  # bytes that a row takes beside its value, so that any number of empty rows is not free
 _DEFAULT_LABEL = "label"
 
 
@@ -28,7 +31,8 @@ class Parquet(EncodedSet):
 
     Parquet is compressed by row groups, which makes single rows dear. So an image column of up to 256 MiB is held in
     memory, as Arrow's buffers; a larger one is unpacked once into a file that all processes map, and that takes as much
-    disk as the images do.
+    disk as the images do. Files that unpack to more than 256 MiB and to more than 100 times their own size are refused,
+    before they take more than about 1 GiB of memory.
 
     Args:
         path: a file, a folder of .parquet files, a pattern such as 'train-*.parquet', or a list of these.
@@ -52,8 +56,8 @@ class Parquet(EncodedSet):
             self._in_memory = size <= IN_MEMORY
             self._open()
             if label_column is not None:
-                values = [pq.read_table(file, columns=[label_column]).column(0).to_pylist() for file in self.files]
-                self.labels, self.class_names = encode_labels([value for column in values for value in column])
+                values = [value for array in _arrays(self.files, label_column) for value in array.to_pylist()]
+                self.labels, self.class_names = encode_labels(values)
                 self.class_names = self.class_names or _class_names(pq.read_schema(self.files[0]), label_column)
         if not len(self):
             raise UserError(f"{_list(self.files)} has no rows: give files with images")
@@ -62,13 +66,23 @@ class Parquet(EncodedSet):
         """The arrays of encoded images, one after the other. Each process opens its own."""
         if self._chunks is None:
             if self._in_memory:
-                batches = _encoded_batches(self.files, self._image_column)
-                self._chunks = list(batches)
-            else:
+                self._chunks = self._held()
+            if self._chunks is None:
                 name = f"parquet|{self._image_column}.arrow"
                 self._chunks = kept(name, self.files, self.cache, self._unpack, _mapped)
             self._starts = np.cumsum([0] + [len(chunk) for chunk in self._chunks])
         return self._chunks
+
+    def _held(self) -> list[Any] | None:
+        """All images, in memory; None if they turn out to be too many: a file tells its size without its repetitions."""
+        chunks, size = [], 0
+        for chunk in _arrays(self.files, self._image_column):
+            size += chunk.nbytes
+            if size > IN_MEMORY:
+                self._in_memory = False
+                return None
+            chunks.append(chunk)
+        return chunks
 
     def _unpack(self, target: Path) -> None:
         import pyarrow as pa
@@ -76,7 +90,7 @@ class Parquet(EncodedSet):
         _LOG.info("unpacking the images of %s, once", _list(self.files))
         schema = pa.schema([("image", pa.large_binary())])
         with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for chunk in _encoded_batches(self.files, self._image_column):
+            for chunk in _arrays(self.files, self._image_column):
                 writer.write_batch(pa.record_batch([chunk.cast(pa.large_binary())], schema=schema))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -135,29 +149,68 @@ def _image_column(files: Sequence[Path], image: str) -> tuple[str, int]:
 
 
 def _label_column(files: Sequence[Path], label: str | None) -> str | None:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if label is None:
         return None
     for file in files:
-        names = pq.read_schema(file).names
-        if label not in names:
+        schema = pq.read_schema(file)
+        if label not in schema.names:
             if label == _DEFAULT_LABEL:
                 return None
-            raise unknown(f"in {file} the column", label, names)
+            raise unknown(f"in {file} the column", label, schema.names)
+        if pa.types.is_nested(kind := schema.field(label).type):
+            raise UserError(
+                f"the column {label!r} of {file} holds {kind}, not labels: choose one of numbers or names with label, or "
+                f"none with null"
+            )
     return label
 
 
-def _encoded_batches(files: Sequence[Path], column: str) -> Iterator[Any]:
-    """The encoded images in arrays of a few hundred, so that never a whole file is held."""
+def _arrays(files: Sequence[Path], column: str) -> Iterator[Any]:
+    """The values of a column in arrays of a few hundred, so that never a whole file is held.
+
+    Raises:
+        UserError: there are more bytes of them than `most_unpacked` allows.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    most, size = most_unpacked(files), 0
     for file in files:
         with _reading([file]), pq.ParquetFile(file) as reader:
-            for batch in reader.iter_batches(_ROWS_AT_A_TIME, columns=[column]):
+            largest = _largest_chunk(reader.metadata, column)
+            _check_size(files, column, largest, most)
+            rows = min(max(_AT_A_TIME // max(largest, 1), 1), _ROWS_AT_A_TIME)
+            collected: list[Any] = []
+            for batch in reader.iter_batches(rows, columns=[column]):
                 array = batch.column(0)
-                yield array.field("bytes") if pa.types.is_struct(array.type) else array
+                array = array.field("bytes") if pa.types.is_struct(array.type) else array
+                size += array.nbytes + _OVERHEAD * len(array)
+                _check_size(files, column, size, most)
+                collected.append(array)
+                if len(collected) * rows >= _ROWS_AT_A_TIME:
+                    yield pa.concat_arrays(collected)
+                    collected = []
+            if collected:
+                yield pa.concat_arrays(collected)
+
+
+def _largest_chunk(metadata: Any, column: str) -> int:
+    """Bytes of the largest piece of a column, in which a repeated value stands once: no single value has more."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return max((chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column), default=0)
+
+
+def _check_size(files: Sequence[Path], column: str, size: int, most: int) -> None:
+    if size > most:
+        raise UserError(
+            f"the column {column!r} of {_list(files)} unpacks to more than {most / 2**20:,.0f} MiB, out of "
+            f"{sum(file.stat().st_size for file in files):,} bytes: such a file is taken for damaged or malicious; split it, "
+            f"or store it without compression"
+        )
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import mmap
 import os
 import tarfile
 from collections.abc import Iterator
@@ -87,17 +88,26 @@ class Shards(EncodedSet):
         """The members of each sample by ending, and its label."""
         samples: dict[str, dict[str, tarfile.TarInfo]] = {}
         try:
-            with tarfile.open(file, "r:") as tar:
+            # Mapped, because a header that claims more than the file holds then gets what there is, and no more memory.
+            with (
+                open(file, "rb") as stream,
+                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+                tarfile.open(os.fspath(file), "r:", fileobj=content) as tar,  # type: ignore[call-overload]
+            ):
                 for member in tar:
+                    _check_member(member, len(content))
                     folder, _, base = member.name.rpartition("/")
                     key, _, ending = base.partition(".")
                     if member.isreg() and key:
                         samples.setdefault(f"{folder}/{key}", {})[ending.lower()] = member
                 for members in samples.values():
                     yield members, self._read_label(tar, members, file)
-        except (tarfile.TarError, OSError) as error:
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # whatever a damaged header makes the reader raise
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{file} cannot be read as a tar file ({error}): give whole, uncompressed .tar files, for images are "
+                f"{file} cannot be read as a tar file ({reason}): give whole, uncompressed .tar files, for images are "
                 f"read in random order"
             ) from error
 
@@ -147,6 +157,16 @@ class Shards(EncodedSet):
 
     def place(self, row: int) -> str:
         return f"{self._names[row]} in {os.fspath(self.files[self._shard[row]])}"
+
+
+def _check_member(member: tarfile.TarInfo, length: int) -> None:
+    """Refuse a member that does not stand in the file as it is: one with holes unpacks to any size.
+
+    Raises:
+        tarfile.TarError: it does not.
+    """
+    if member.issparse() or not 0 <= member.offset_data <= member.offset_data + member.size <= length:
+        raise tarfile.TarError(f"{member.name} claims {member.size:,} bytes and is not stored whole")
 
 
 def _read_index(file: Path) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,12 @@ from falseneg.contrast import Contrast
 from falseneg.detectors.base import Detector
 from falseneg.errors import UserError
 from falseneg.facts import Facts
+from falseneg.files import most_unpacked
 from falseneg.rules import Listed, PairRule
 from falseneg.statistics.scan import ranges
 
 MOST_PAIRS = 2**27
-"""Pairs in a file, at most: a small Parquet file can unpack to any number. So many take 2 GiB."""
+"""Pairs in a file, at most. So many take 2 GiB."""
 
 
 class Neighbours(Detector):
@@ -29,7 +31,8 @@ class Neighbours(Detector):
             row i; or a Parquet file with the int64 columns "anchor" and "candidate", as a run writes it.
 
     Raises:
-        UserError: the file is missing, damaged or of neither form, or names more than 2^27 pairs.
+        UserError: the file is missing, damaged or of neither form, or names more than 2^27 pairs; or a Parquet file unpacks
+            to more than 256 MiB (2^24 pairs) and to more than 100 times its own size.
     """
 
     anchors: Tensor
@@ -113,11 +116,24 @@ def _from_parquet(path: Path) -> np.ndarray:
     for name in ("anchor", "candidate"):
         if not pa.types.is_integer(schema.field(name).type):
             raise UserError(f"Neighbours: the column {name!r} of {path} holds {schema.field(name).type}; give integers")
-    _check_number(path, pq.read_metadata(path).num_rows)
+    pairs = _stored_pairs(pq.read_metadata(path))
+    _check_number(path, pairs)
+    if 16 * pairs > most_unpacked([path]):
+        raise UserError(
+            f"Neighbours: {path} claims {pairs:,} pairs in {path.stat().st_size:,} bytes; give a whole file, or the pairs as "
+            ".npy"
+        )
     columns = pq.read_table(path, columns=["anchor", "candidate"])
     if any(columns[name].null_count for name in ("anchor", "candidate")):
         raise UserError(f"Neighbours: rows of {path} are empty; fill them in or remove them")
     return np.stack([columns[name].to_numpy().astype(np.int64) for name in ("anchor", "candidate")], axis=1)
+
+
+def _stored_pairs(metadata: Any) -> int:
+    """The most pairs that the file says it has anywhere: two claims of a damaged one need not agree."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    per_group = [max(group.column(number).num_values for number in range(group.num_columns)) for group in groups]
+    return max(metadata.num_rows, sum(per_group))
 
 
 def _check_number(path: Path, pairs: int) -> None:

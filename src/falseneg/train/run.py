@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +153,10 @@ class Run:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name} is {value}; give at least {least}")
+        most = max(16, 4 * (os.cpu_count() or 1))  # each is a process of some 100 MiB, started before anything can fail
+        for name in ("workers", "devices"):
+            if (getattr(self, name) or 0) > most:
+                raise UserError(f"{name} is {getattr(self, name)}; give at most {most} on this machine")
         if self.batch_size is not None and self.batch_size < 2:
             raise UserError(
                 f"batch_size is {self.batch_size}; an image needs others to compare with, so give at least 2"
