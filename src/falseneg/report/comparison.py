@@ -61,7 +61,12 @@ def read_comparison(folder: Path) -> ComparisonRecord:
         ]
     settings = folder / "compare.yaml"
     text = settings.read_text("utf-8", errors="replace") if settings.is_file() else ""
-    return ComparisonRecord(folder.resolve().name, text, results, summarise(results), runs, notes)
+    try:
+        summary = summarise(results)
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        notes.append(f"the results cannot be summarised ({type(error).__name__}), so tables and verdicts are left out")
+        results, summary = [], summarise([])
+    return ComparisonRecord(folder.resolve().name, text, results, summary, runs, notes)
 
 
 def _read_results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
