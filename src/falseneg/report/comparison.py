@@ -62,7 +62,12 @@ def read_comparison(folder: Path) -> ComparisonRecord:
         ]
     settings = folder / "compare.yaml"
     text = settings.read_text("utf-8", errors="replace") if settings.is_file() else ""
-    summary = summarise(results, _primary(text))
+    primary = _primary(text)
+    try:
+        summary = summarise(results, primary)
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        notes.append(f"the results cannot be summarised ({type(error).__name__}), so tables and verdicts are left out")
+        results, summary = [], summarise([], primary)
     return ComparisonRecord(folder.resolve().name, text, results, summary, runs, notes)
 
 

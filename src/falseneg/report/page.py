@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from falseneg.compare.summary import ACCURACIES, BASELINE
 from falseneg.compare.tables import INTERVALS, NAMES, Table, of_test_images, tables
+from falseneg.errors import UserError
 from falseneg.report import svg
 from falseneg.report.clusters import ShownCluster, Sizes, cluster_charts, cluster_gallery, size_charts
 from falseneg.report.comparison import ComparisonRecord
@@ -23,6 +24,8 @@ from falseneg.report.thresholds import Scatter, scatters, spread_charts, variant
 from falseneg.report.verdict import Judgement, headline, judge, run_headline
 
 T = TypeVar("T")
+DAMAGED = (TypeError, ValueError, LookupError, ArithmeticError, OSError, UserError)
+"""What data of another form make drawing raise; any other error is a fault of the program, and is not hidden."""
 ANCHORS_OF_RUN, ANCHORS_OF_VARIANT = 10, 5
 """Anchors in the gallery of a run, and of each variant of a comparison."""
 
@@ -94,7 +97,7 @@ def _part(notes: list[str], what: str, draw: Callable[[], T], otherwise: T) -> T
     """
     try:
         return draw()
-    except Exception as error:  # damaged data make drawing fail in any way
+    except DAMAGED as error:
         notes.append(
             f"{what} cannot be drawn from the data on record ({type(error).__name__}), so this part is left out"
         )
@@ -104,8 +107,9 @@ def _part(notes: list[str], what: str, draw: Callable[[], T], otherwise: T) -> T
 def run_page(run: RunRecord) -> str:
     """The HTML page of a run."""
     facts = [*_facts(run), f"seed {run.about['seed']}"] if "seed" in run.about else _facts(run)
-    page = Page("run", run.name, facts, run_headline(run), run.notes, _labelled(run), run.settings_text, run.about)
     notes = run.notes
+    opening = _part(notes, "the headline", lambda: run_headline(run), "")
+    page = Page("run", run.name, facts, opening, notes, _labelled(run), run.settings_text, run.about)
     page.tiles = _part(notes, "the figures", lambda: _tiles(run), [])
     page.charts = _charts([(style_of(0, "this run"), [run])], notes)
     page.thresholds = _part(notes, "what is learned for each image", lambda: spread_charts(run), [])
@@ -133,13 +137,15 @@ def comparison_page(record: ComparisonRecord) -> str:
     seeds = len({str(result["seed"]) for result in record.results})
     facts = [*(_facts(first) if first else []), counted(len(names), "variant"), counted(seeds, "seed")]
     labelled = any(_labelled(run) for of in runs.values() for run in of.values())
-    page = Page(
-        "comparison", record.name, facts, headline(summary), record.notes, labelled, record.settings_text, about
+    notes = record.notes
+    opening = _part(notes, "the headline", lambda: headline(summary), "")
+    page = Page("comparison", record.name, facts, opening, notes, labelled, record.settings_text, about)
+    judged = [item for item in summary.variants if item.name != BASELINE]
+    page.judgements = _part(
+        notes, "the verdicts", lambda: [(styles[item.name], judge(item, summary)) for item in judged], []
     )
-    page.judgements = [(styles[item.name], judge(item, summary)) for item in summary.variants if item.name != BASELINE]
     page.legend = [styles[name] for name in names]
     page.seeds = max((len(of) for of in runs.values()), default=1)
-    notes = record.notes
     if record.results:
         page.tables = _part(notes, "the tables", lambda: tables(summary), ())
         page.measure, page.intervals = NAMES[summary.primary], f"{INTERVALS} {of_test_images(summary)}"
