@@ -1,4 +1,7 @@
+import importlib.util
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +30,8 @@ def own(tmp_path, monkeypatch):
         "import torch\n"
         "import falseneg\n"
         "pathlib.Path('imported').touch()\n"
-        "class Mine(falseneg.SupportSet):\n    '''Mine.'''\n"
+        "class Mine(falseneg.BatchQuantile):\n    '''Mine.'''\n"
+        "def make() -> falseneg.Detector:\n    pathlib.Path('called').touch()\n    return falseneg.NoDetection()\n"
         "class Squares(torch.utils.data.Dataset):\n"
         "    '''Squares.\n\n    Args:\n        n: how many.\n    '''\n"
         "    def __init__(self, n: int = 40):\n        self.n = n\n"
@@ -143,26 +147,108 @@ def stored_run(folder, detector):
     return folder
 
 
-# Wherever a class can stand in a configuration.
+# Wherever a class can stand in a configuration, or pass for one.
 HIDDEN = [
     lambda path: {"class_path": path},
     lambda path: path,
+    lambda path: path.replace("Mine", "make"),
     lambda path: {"class_path": "falseneg.AllOf", "init_args": {"detectors": [path]}},
     lambda path: {"class_path": "falseneg.StartAt", "init_args": {"detector": {"class_path": path}, "at": "10%"}},
 ]
+# The folder of the run: as it was written, without run.json, and with the name of what is hidden in it.
+FOLDERS = {"run": True, "{own}.Mine": True, "cut": False}
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
-@pytest.mark.parametrize("command", [["pretrain", "--resume"], ["evaluate"], ["pretrain", "--out", "new", "--config"]])
-def test_a_stored_run_cannot_have_code_imported(command, hidden, own, tmp_path, capsys):
-    folder = stored_run(tmp_path / "run", hidden(f"{own}.Mine"))
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize(
+    "command", [["pretrain", "--resume"], ["pretrain", "--resume="], ["pretrain", "--resume", "--out"], ["evaluate"]]
+)
+def test_a_stored_run_cannot_have_code_imported(command, name, hidden, own, tmp_path, capsys):
+    folder = stored_run(Path(name.format(own=own)), hidden(f"{own}.Mine"))
     (folder / "encoder.safetensors").touch()
-    target = folder / "config.yaml" if command[-1] == "--config" else folder
-    assert main([*command, str(target)]) == 2
+    if not FOLDERS[name]:
+        (folder / "run.json").unlink()
+    place = [command[-1] + str(folder)] if command[-1].endswith("=") else [command[-1], str(folder)]
+    assert main([*command[:-1], *place]) == 2
     said = capsys.readouterr().err
-    assert f"--trust {own}.Mine" in said and len(said.strip().splitlines()) == 1
-    assert not (tmp_path / "imported").exists()
+    assert f"--trust {own}." in said and len(said.strip().splitlines()) == 1
+    assert not {"imported", "called"} & {path.name for path in tmp_path.iterdir()}
     assert own not in sys.modules
+
+
+def test_a_configuration_of_a_run_is_still_its_own_behind_config(own, tmp_path, capsys):
+    folder = stored_run(tmp_path / "run", f"{own}.Mine")
+    assert main(["pretrain", "--out", "new", "--config", str(folder / "config.yaml")]) == 2
+    assert f"--trust {own}.Mine" in capsys.readouterr().err and not (tmp_path / "imported").exists()
+
+
+# Settings that a stranger may write, in the places of values of any kind and of options; and what is said of them.
+TRAPS = {
+    "any value": (
+        {"data": {"class_path": "falseneg.Wrapped", "init_args": {"dataset": "{trap}"}}},
+        "Wrapped|read by row",
+    ),
+    "any mapping": ({"method": {"init_args": {"encoder": {"arguments": {"x": "{trap}"}}}}}, "timm cannot build"),
+    "past the parser": ({"data": {"dict_kwargs": {"x": "{trap}"}}}, "takes no such option.*dict_kwargs"),
+    "through falseneg": ({"detector": "falseneg.files.os.system"}, "--trust posix.system"),
+    "with trust": ({"trust": ["{own}.Mine"], "detector": "{own}.Mine"}, "--trust"),
+    "in another file": ({"config": "further.yaml"}, "--trust|no readable file"),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_no_value_of_a_stored_run_becomes_code(trap, own, tmp_path, capsys):
+    changes, words = TRAPS[trap]
+    folder = stored_run(tmp_path / "run", f"{own}.Mine" if trap == "in another file" else "NoDetection")
+    (tmp_path / "further.yaml").write_text(f"detector: {own}.Mine\n")
+    (folder / "further.yaml").write_text(f"detector: {own}.Mine\n")
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    if trap == "in another file":
+        settings["detector"] = "NoDetection"
+    trapped = {"class_path": f"{own}.make"}
+    (folder / "config.yaml").write_text(to_yaml(with_changes(settings, changes, own, trapped)))
+    assert main(["pretrain", "--resume", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert re.search(words, said) and len(said.strip().splitlines()) == 1
+    assert not {"imported", "called"} & {path.name for path in tmp_path.iterdir()}
+
+
+def with_changes(settings, changes, own, trapped):
+    """The settings with the changes in them; in these, ``{trap}`` is a class path and ``{own}`` a module."""
+    result = dict(settings)
+    for key, value in changes.items():
+        if isinstance(value, dict) and "class_path" not in value:
+            result[key] = with_changes(settings.get(key, {}), value, own, trapped)
+        else:
+            result[key] = trapped if value == "{trap}" else _filled(value, own, trapped)
+    return result
+
+
+def _filled(value, own, trapped):
+    if isinstance(value, dict):
+        return {key: _filled(item, own, trapped) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, own, trapped) for item in value]
+    return trapped if value == "{trap}" else value.format(own=own)
+
+
+def test_what_was_trusted_before_is_not_trusted_later(own, tmp_path):
+    parsed("--data", "Digits", "--detector", f"{own}.Mine")
+    parsed("--data", "Digits")
+    with pytest.raises(UserError, match="--trust"):
+        check({"data": "Digits", "detector": f"{own}.Mine"})
+
+
+def test_the_current_directory_is_searched_for_what_the_user_names_only(tmp_path, monkeypatch):
+    (tmp_path / "lying_about.py").write_text("class Mine:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    stored_run(tmp_path / "run", "lying_about.Mine")
+    assert main(["pretrain", "--resume", "run"]) == main(["evaluate", "run", "--out", "lying.about"]) == 2
+    assert str(tmp_path) not in sys.path and importlib.util.find_spec("lying_about") is None
+    assert main(["pretrain", "--resume", "run", "--trust", "lying_about.Mine"]) == 2  # which is no detector
+    assert sys.path[-1] == str(tmp_path) and "lying_about" in sys.modules
 
 
 def test_a_class_that_is_named_again_is_trusted(own, tmp_path):
@@ -170,3 +256,12 @@ def test_a_class_that_is_named_again_is_trusted(own, tmp_path):
     with pytest.raises(UserError, match="--trust"):
         parsed("--config", str(path))
     assert parsed("--config", str(path), "--trust", f"{own}.Mine")["detector"]["class_path"] == f"{own}.Mine"
+
+
+@pytest.mark.parametrize("option", ["--trust", "--detector"])
+def test_a_run_of_an_own_class_goes_on_when_it_is_named_again(option, own, tmp_path, monkeypatch):
+    folder = stored_run(tmp_path / "run", {"class_path": f"{own}.Mine"})
+    runs = []
+    monkeypatch.setattr("falseneg.train.fit", lambda run, folder, resume, configuration: runs.append(run))
+    assert main(["pretrain", "--resume", str(folder), option, f"{own}.Mine"]) == 0
+    assert type(runs[0].detector).__name__ == "Mine"

@@ -3,6 +3,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
 from falseneg.errors import UserError
@@ -122,3 +123,14 @@ def test_finished_runs_are_found(tmp_path):
     assert finished(asked, tmp_path) == []
     (done / "encoder.safetensors").touch()
     assert [(task.variant, task.seed, task.state) for task in finished(asked, tmp_path)] == [("oracle", 0, "done")]
+
+
+@pytest.mark.parametrize("seed", ["../../elsewhere", None, [1]])
+def test_a_seed_that_would_lead_elsewhere(seed, tmp_path):
+    """Of a comparison that may be anybody's: seeds name folders."""
+    with claimed(comparison("none"), tmp_path, ()):
+        pass
+    content = yaml.safe_load((tmp_path / "compare.yaml").read_text())
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump({**content, "seeds": [0, seed]}))
+    with pytest.raises(UserError, match="is damaged"):
+        read_comparison(tmp_path)

@@ -68,6 +68,19 @@ def test_the_state_of_the_repository(tmp_path, monkeypatch):
     assert git_state() == {**clean, "dirty": True}
 
 
+def test_git_is_not_asked_about_a_run_that_is_resumed(tmp_path, monkeypatch):
+    """It would run what the settings of a repository name, and that may have come with the run."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init"], check=True, capture_output=True)
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    hook.chmod(0o755)
+    subprocess.run(["git", "config", "core.fsmonitor", str(hook)], check=True)
+    (tmp_path / "run.json").write_text('{"git": {"commit": "0123", "dirty": false}}')
+    assert write_about(tmp_path, 0, {}, resume=True)["git"] == {"commit": "0123", "dirty": False}
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_run_is_finished_when_its_last_line_and_its_encoder_are_there(tmp_path):
     assert final_figures(tmp_path) is None
     (tmp_path / "metrics.jsonl").write_text('{"kind": "epoch"}\n{"kind": "final", "knn": 0.5}\n')

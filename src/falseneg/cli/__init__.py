@@ -35,9 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"falseneg {__version__}")
         return 0
     command = arguments[0]
-    # A user's own classes are named by import path, and most often lie in the current directory. Last in line, so that
-    # no file there stands in for a module of the standard library.
-    sys.path.append(os.getcwd())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from falseneg.cli.configuration import (
 )
 from falseneg.cli.messages import did_you_mean, sentence
 from falseneg.cli.parser import configuration_files, read_yaml, run_parser
+from falseneg.cli.trusting import trust, trusted
 from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
 from falseneg.compare.display import display, show_tables
 from falseneg.compare.results import collect, write_results
@@ -95,10 +97,18 @@ def run(arguments: Sequence[str]) -> int:
         return _conclude(tasks, everything, folder)
 
 
-def train(configuration: Mapping[str, Any], folder: Path, resume: bool) -> None:
-    """What each process of a comparison does."""
+def train(configuration: Mapping[str, Any], folder: Path, resume: bool, classes: Sequence[str] = ()) -> None:
+    """What each process of a comparison does.
+
+    Args:
+        configuration: of the run.
+        folder: of the run.
+        resume: go on from its last checkpoint.
+        classes: import paths outside falseneg that the user has named.
+    """
     from falseneg.train import fit
 
+    trust(classes)
     try:
         fit(build(configuration), folder, resume=resume, configuration=to_yaml(configuration))
     except Exception as error:
@@ -225,7 +235,7 @@ def _report_on(images: ImageSet, settings: Mapping[str, Any]) -> None:
 def _train(tasks: list[Task], folder: Path, jobs: int, threads: int) -> None:
     try:
         with display(tasks, jobs) as shown:
-            run_tasks(tasks, train, jobs, threads, shown.update)
+            run_tasks(tasks, partial(train, classes=trusted()), jobs, threads, shown.update)
     except KeyboardInterrupt:
         print(f"\nstopped; the same command goes on where it was (in {folder})", file=sys.stderr)
         raise

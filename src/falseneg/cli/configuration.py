@@ -5,7 +5,6 @@ A configuration is a plain mapping, as it stands in a YAML file; a class in it i
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import Namespace
 
-from falseneg.cli.parser import STRATEGY_NAMES, Parser, run_parser, strings, trust
+from falseneg.cli.parser import STRATEGY_NAMES, Parser, run_parser
 from falseneg.data import ImageSet, as_image_set
 from falseneg.errors import UserError
 from falseneg.strategy import Strategy
@@ -41,7 +40,7 @@ def check(configuration: Mapping[str, Any]) -> Configuration:
         UserError: it holds an unknown option or class, or a value of the wrong kind.
     """
     parser = run_parser("", "")
-    return run_settings(parser, parser.parse_object(copy.deepcopy(dict(configuration))))
+    return run_settings(parser, parser.parse_object(dict(configuration)))
 
 
 def resolve(configuration: Mapping[str, Any], cores: int | None = None) -> tuple[Configuration, ImageSet]:
@@ -91,22 +90,15 @@ def build(configuration: Mapping[str, Any], images: ImageSet | None = None) -> R
     """The run that a configuration describes, with first weights that depend on its seed alone.
 
     Args:
-        configuration: checked before: its classes are imported.
+        configuration: its classes are imported, if they are falseneg's or the user has named them.
         images: the data, if they are there already.
     """
-    trust(strings(configuration))
     parser = run_parser("", "")
-    # A copy to the last list: the parser puts its own objects into those that it is given.
-    namespace = parser.parse_object(copy.deepcopy(dict(configuration)))
+    namespace = parser.parse_object(dict(configuration))
     if images is not None:
         namespace["data"] = images
     torch.manual_seed(configuration.get("seed", 0))
-    try:
-        parts = parser.instantiate(namespace)
-    except UserError:
-        raise
-    except ValueError as error:  # how a constructor refuses its arguments
-        raise UserError(str(error)) from error
+    parts = _instantiated(parser, namespace)
     run = Run(**{field.name: parts[field.name] for field in dataclasses.fields(Run)})
     if isinstance(run.strategy, str):
         run.strategy = STRATEGY_NAMES[run.strategy]
@@ -132,4 +124,24 @@ def _part(name: str, configuration: Mapping[str, Any]) -> Any:
     """One part of a run by itself."""
     parser = Parser()
     parser.add_argument(f"--{name}", type=get_type_hints(Run)[name])
-    return parser.instantiate(parser.parse_object({name: dict(configuration)}))[name]
+    return _instantiated(parser, parser.parse_object({name: dict(configuration)}))[name]
+
+
+def _instantiated(parser: Parser, namespace: Namespace) -> Namespace:
+    """What the configuration describes.
+
+    Raises:
+        UserError: a constructor refuses its arguments.
+    """
+    try:
+        return parser.instantiate(namespace)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except TypeError as error:  # dict_kwargs go past the parser
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise UserError(
+            f"a class in the configuration takes no such option: {error}; look at its dict_kwargs"
+        ) from error

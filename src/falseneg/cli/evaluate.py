@@ -13,6 +13,7 @@ import torch
 from falseneg.cli.configuration import run_settings, uses_gpu
 from falseneg.cli.export import encoder_file
 from falseneg.cli.parser import CONFIG, run_parser
+from falseneg.cli.trusting import named
 from falseneg.errors import UserError
 from falseneg.evaluation import evaluate
 from falseneg.evaluation.few_label import few_label_name
@@ -105,8 +106,7 @@ def _measure(run: Run) -> dict[str, Any]:
 def _settings_of_run(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
     """The data of a stored run. Classes outside falseneg in it must be named on the command line."""
     parser = run_parser("evaluate", "")
-    named = [argument for argument in arguments if not argument.startswith("-")]
-    stored = run_settings(parser, parser.parse_args(["--config", str(path), "--trust", *named]))
+    stored = run_settings(parser, parser.parse_args(["--trust", *named(arguments)], stored=path))
     return {name: stored[name] for name in OPTIONS}
 
 

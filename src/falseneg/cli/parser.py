@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -14,6 +15,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 
 from falseneg.cli.explain import class_names, explain
 from falseneg.cli.recipes import recipe_path
+from falseneg.cli.trusting import Untrusted, named, strings, trust, with_what_belongs_to_it
 from falseneg.data import Augmentation
 from falseneg.errors import UserError
 from falseneg.models import Encoder
@@ -44,23 +46,40 @@ PARTS = {
 class Parser(ArgumentParser):
     """Options with dashes or underscores, recipes by name, and errors of one sentence.
 
-    A class outside falseneg is imported only if its path stands on the command line or in a configuration file of the
-    user's own: never because a stored run names it.
+    A class outside falseneg is imported only if its path stands on the command line or in a configuration file that the
+    user names with --config: never because a stored run names it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
 
-    def parse_args(self, args: Sequence[str], *rest: Any, **more: Any) -> Namespace:  # type: ignore[override]
+    def parse_args(self, args: Sequence[str], *rest: Any, stored: Path | None = None, **more: Any) -> Namespace:  # type: ignore[override]
+        """The options; of a run's ``stored`` configuration, as the arguments change it."""
+        if not self.exit_on_error:  # a parser inside the parser
+            return super().parse_args(args, *rest, **more)
         arguments = _plain_options(args)
-        trust(argument.rpartition("=")[2] for argument in arguments)
+        trust(self._named(arguments))
+        if stored is not None:
+            read_yaml(stored)  # which says where it is damaged
+            arguments = ["--config", str(stored), *arguments]
+        return with_what_belongs_to_it(lambda: super(Parser, self).parse_args(arguments, *rest, **more))
+
+    def parse_object(self, cfg_obj: Any, *rest: Any, **more: Any) -> Namespace:
+        if not self.exit_on_error:
+            return super().parse_object(cfg_obj, *rest, **more)
+        # A copy to the last list: the parser puts its own objects into those that it is given.
+        again = super().parse_object
+        return with_what_belongs_to_it(lambda: again(copy.deepcopy(cfg_obj), *rest, **more))
+
+    def _named(self, arguments: Sequence[str]) -> Iterator[str]:
+        """What the user names on the command line, and in files of his own."""
+        yield from named(arguments)
         for path in configuration_files(arguments):
             content = read_yaml(path)
             if isinstance(content, dict) and "variants" in content and not self._takes("variants"):
                 raise UserError(f"{path} describes a comparison; run it with falseneg compare --config {path}")
             if not is_stored(path):
-                trust(strings(content))
-        return super().parse_args(arguments, *rest, **more)
+                yield from strings(content)
 
     def _takes(self, option: str) -> bool:
         return any(action.dest == option for action in self._actions)
@@ -73,7 +92,10 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:  # a parser inside the parser
             super().error(message, ex)
         options = [name.replace("_", "-") for action in self._actions for name in action.option_strings]
-        raise UserError(explain(message, Run, options)) from ex
+        said = explain(message, Run, options)
+        if (untrusted := re.search(r"Importing '(.+?)' is not allowed", message)) is not None:
+            raise Untrusted(said, untrusted[1]) from ex
+        raise UserError(said) from ex
 
 
 class _HelpFormatter(DefaultHelpFormatter):
@@ -115,7 +137,7 @@ def run_parser(command: str, about: str, only: Sequence[str] = ()) -> Parser:
         parser.add_class_arguments(Augmentation, "augmentation")
     parser.set_defaults({part: {"class_path": path} for part, path in PARTS.items() if part in taken})
     trust_help = "classes outside falseneg that a stored configuration may name"
-    parser.add_argument("--trust", nargs="+", default=argparse.SUPPRESS, metavar="CLASS", help=trust_help)
+    parser.add_argument("--trust", nargs="*", default=argparse.SUPPRESS, metavar="CLASS", help=trust_help)
     return parser
 
 
@@ -138,22 +160,6 @@ def read_yaml(path: Path) -> Any:
 def is_stored(path: Path) -> bool:
     """Whether a configuration file was written by a run, and so may come from anybody."""
     return path.name == CONFIG and (path.parent / ABOUT).exists()
-
-
-def trust(names: Iterable[str]) -> None:
-    """Allow these import paths. All but falseneg's own are forbidden otherwise."""
-    paths = [name for name in names if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name)]
-    allowed = [path for path in paths if path.split(".")[0] not in ("falseneg", "jsonargparse")]
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["falseneg", *allowed])
-
-
-def strings(content: Any) -> Iterator[str]:
-    """All texts in a nested mapping or list."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, Mapping | list | tuple):
-        for item in content.values() if isinstance(content, Mapping) else content:
-            yield from strings(item)
 
 
 def _plain_options(arguments: Sequence[str]) -> list[str]:

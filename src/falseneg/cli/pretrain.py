@@ -10,6 +10,7 @@ from typing import Any
 
 from falseneg.cli.configuration import INCIDENTAL, Configuration, build, resolve, run_settings, to_yaml, with_weights
 from falseneg.cli.parser import CONFIG, Parser, run_parser
+from falseneg.cli.trusting import trusted
 from falseneg.errors import UserError
 
 ABOUT = (
@@ -55,9 +56,9 @@ def _stored(parser: Parser, arguments: Sequence[str]) -> tuple[Path, Configurati
     stored = folder / CONFIG
     if not stored.is_file():
         raise UserError(f"{folder} holds no run to continue (there is no {CONFIG} in it); start one there with --out")
-    options = parser.parse_args(["--config", str(stored), *arguments])
+    options = parser.parse_args(arguments, stored=stored)
     wanted = with_weights(run_settings(parser, options))
-    there = run_settings(parser, parser.parse_args(["--config", str(stored)]))
+    there = run_settings(parser, parser.parse_args(["--trust", *trusted()], stored=stored))
     if options.get("out", folder) != folder:
         raise UserError(f"--resume continues the run in {folder}; leave --out out, or start a new run with --init-from")
     for key in wanted:

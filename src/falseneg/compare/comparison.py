@@ -110,6 +110,8 @@ def read_comparison(folder: Path) -> Comparison | None:
         return None
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not all(isinstance(seed, int) for seed in content["seeds"]):  # they name folders
+            raise TypeError("seeds")
         return Comparison(content["base"], content["variants"], content["seeds"], content.get("primary", PRIMARY))
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; choose another folder with --out") from error

@@ -78,8 +78,12 @@ def about(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def write_about(folder: Path, seed: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write run.json: versions, the seed, the git state, and further facts."""
+def write_about(folder: Path, seed: int, facts: Mapping[str, Any], resume: bool = False) -> dict[str, Any]:
+    """Write run.json: versions, the seed, the git state, and further facts.
+
+    Of a run that is resumed the git state stays as it was: git may run what a repository's settings name, and the current
+    directory may have come with the run.
+    """
     import torch
 
     import falseneg
@@ -91,7 +95,7 @@ def write_about(folder: Path, seed: int, facts: Mapping[str, Any]) -> dict[str, 
         "python": platform.python_version(),
         "platform": platform.platform(),
         "seed": seed,
-        "git": git_state(),
+        "git": about(folder).get("git") if resume else git_state(),
         "command": shlex.join(sys.argv),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **facts,

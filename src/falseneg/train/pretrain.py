@@ -122,7 +122,7 @@ def _start(
     learner = _learner(run, data, criterion, fabric)
     facts = {"images": len(data.train), "small_stem": getattr(run.method.encoder, "small_stem", None)}
     facts |= {"threads": torch.get_num_threads(), "settings": made}
-    metrics = _open_files(run, folder, stored, configuration, facts) if fabric.is_global_zero else None
+    metrics = _open_files(run, folder, stored, configuration, facts, resume) if fabric.is_global_zero else None
     loader, sampler = loader_of(run, data, fabric)
     rate = run.optimiser.learning_rate or run.optimiser.usual_rate(data.batch_size)
     training = Training(run, data, folder, learner, loader, sampler, metrics, progress, made, rate)
@@ -155,7 +155,12 @@ def _learner(run: Run, data: Prepared, criterion: nn.Module, fabric: Fabric) -> 
 
 
 def _open_files(
-    run: Run, folder: Path, stored: dict[str, Any] | None, configuration: str | None, facts: dict[str, Any]
+    run: Run,
+    folder: Path,
+    stored: dict[str, Any] | None,
+    configuration: str | None,
+    facts: dict[str, Any],
+    resume: bool,
 ) -> Metrics:
     """run.json, config.yaml and metrics.jsonl."""
     if stored is not None:
@@ -163,7 +168,7 @@ def _open_files(
     else:
         if configuration is not None:  # first: a run that is killed from here on can be resumed
             write_bytes(folder / "config.yaml", configuration.encode())
-        described = write_about(folder, run.seed, facts)
+        described = write_about(folder, run.seed, facts, resume)
         for name in (FILE, "flagged.parquet", "similarities.json"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / PER_SAMPLE, ignore_errors=True)
