@@ -42,6 +42,8 @@ WRONG = {
     "pretrain --data Folder --data.root broken --accelerator cpu --out o": ["cut.png"],
     "pretrain --data Digits --epochs many --out o": ["--epochs", "'many'", "whole number"],
     "pretrain --data Digits --batch-size 1 --out o": ["batch_size is 1", "at least 2"],
+    "pretrain --data Digits --batch-size -7 --out o": ["batch_size is -7", "at least 2"],
+    "pretrain --data Digits --method MoCo --method.bank 100000000000000000000 --out o": ["bank", "at most"],
     "pretrain --data Digits --method.encoder.image-size big --out o": ["--method.encoder.image-size", "whole number"],
     "pretrain --data Digits --method.encoder.imagesize 8 --out o": ["--method.encoder.imagesize", "image_size"],
     "pretrain --data Digits --method.encoder.name resnet19 --out o": ["resnet19", "resnet18"],

@@ -71,5 +71,6 @@ def test_cleared():
 
 
 def test_refusals():
-    with pytest.raises(fn.UserError, match="length is 0; give .* at least 1"):
-        fn.MemoryBank(0, 3)
+    for length in (0, 2**31 + 1, 10**20):
+        with pytest.raises(fn.UserError, match=f"length is {length}; give .* from 1 to 2,147,483,648"):
+            fn.MemoryBank(length, 3)

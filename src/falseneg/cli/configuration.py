@@ -19,7 +19,7 @@ from falseneg.data import ImageSet, as_image_set
 from falseneg.errors import UserError
 from falseneg.strategy import Strategy
 from falseneg.train.defaults import Circumstances, complete, typical_side
-from falseneg.train.run import Run
+from falseneg.train.run import Run, check_batch_size
 
 Configuration = dict[str, Any]
 
@@ -66,6 +66,7 @@ def settle(configuration: Mapping[str, Any], facts: Circumstances) -> Configurat
     result = complete(configuration, facts)
     optimiser = result["optimiser"]
     if optimiser.get("init_args", {}).get("learning_rate") is None:
+        check_batch_size(result["batch_size"])
         rate = _part("optimiser", optimiser).usual_rate(result["batch_size"])
         result["optimiser"] = {**optimiser, "init_args": {**optimiser.get("init_args", {}), "learning_rate": rate}}
     return with_weights(result)

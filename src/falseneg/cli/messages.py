@@ -27,7 +27,7 @@ def sentence(error: BaseException) -> str | None:
             return f"the disk is full{where}; free some space, then go on where it stopped with --resume"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return f"no permission to write or read{where}; choose another folder, or change its permissions"
-        if error.filename is not None:
+        if error.filename is not None and error.errno != errno.ENOENT:  # what is missing is looked for before: a bug
             return f"{error.filename} cannot be used ({error.strerror}); correct the path or choose another"
     return None
 

@@ -9,6 +9,10 @@ from falseneg.contrast import NOBODY, Embedded
 from falseneg.errors import UserError
 
 
+MOST = 2**31
+"""Places: at 128 dimensions these take a terabyte."""
+
+
 class MemoryBank(nn.Module):
     """A ring of embeddings, in which the newest take the places of the oldest; saved with the checkpoint.
 
@@ -20,7 +24,7 @@ class MemoryBank(nn.Module):
         dim: D, dimensions of an embedding.
 
     Raises:
-        UserError: there are no places.
+        UserError: there are no places, or more than any memory has.
     """
 
     z: Tensor
@@ -30,8 +34,10 @@ class MemoryBank(nn.Module):
 
     def __init__(self, length: int, dim: int) -> None:
         super().__init__()
-        if length < 1:
-            raise UserError(f"MemoryBank: length is {length}; give the number of embeddings to keep, at least 1")
+        if not 1 <= length <= MOST:
+            raise UserError(
+                f"MemoryBank: length is {length}; give the number of embeddings to keep, from 1 to {MOST:,}"
+            )
         self.length = length
         self.register_buffer("z", torch.zeros(length, dim))
         self.register_buffer("sample", torch.full((length,), NOBODY))

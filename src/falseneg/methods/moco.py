@@ -15,7 +15,7 @@ from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
 from falseneg.errors import UserError
 from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows
-from falseneg.methods.memory_bank import MemoryBank
+from falseneg.methods.memory_bank import MOST, MemoryBank
 from falseneg.models import Encoder, Momentum, ProjectionHead
 from falseneg.statistics.gather import from_first_rank, gather_rows, order_of_one, place_of_rank, rank, world_size
 
@@ -312,8 +312,8 @@ def _check(momentum: float, bank: int, denominator: str, views: int, support_vie
         raise UserError(f"MoCo: momentum is {momentum}; give a number from 0 to 1, such as 0.999")
     if denominator not in PARTS:
         raise UserError(f"MoCo: denominator is {denominator!r}; give one of {', '.join(PARTS)}")
-    if bank < 0:
-        raise UserError(f"MoCo: bank is {bank}; give the number of keys to keep, or 0 for no bank")
+    if not 0 <= bank <= MOST:
+        raise UserError(f"MoCo: bank is {bank}; give the number of keys to keep, at most {MOST:,}, or 0 for no bank")
     if bank == 0 and denominator == "bank":
         raise UserError("MoCo: denominator is 'bank', but bank is 0; give a bank, or denominator 'batch'")
     if views < 2:

@@ -157,10 +157,8 @@ class Run:
         for name in ("workers", "devices"):
             if (getattr(self, name) or 0) > most:
                 raise UserError(f"{name} is {getattr(self, name)}; give at most {most} on this machine")
-        if self.batch_size is not None and self.batch_size < 2:
-            raise UserError(
-                f"batch_size is {self.batch_size}; an image needs others to compare with, so give at least 2"
-            )
+        if self.batch_size is not None:
+            check_batch_size(self.batch_size)
         if not 0 <= self.holdout < 1:
             raise UserError(f"holdout is {self.holdout}; it is a share of the data, so give a number from 0 to below 1")
         if self.expected_classes is not None and self.expected_classes < 2:
@@ -215,6 +213,16 @@ class Run:
                     contrast.columns(getattr(part, "part", None))
                 except ValueError as error:
                     raise UserError(f"{type(part).__name__}: {error}") from None
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch without negatives, also where a learning rate is to follow from it.
+
+    Raises:
+        UserError: it holds fewer than two images.
+    """
+    if batch_size < 2:
+        raise UserError(f"batch_size is {batch_size}; an image needs others to compare with, so give at least 2")
 
 
 def _choose(name: str, given: Any, allowed: Sequence[str]) -> None:
