@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from falseneg.contrast import NOBODY, Embedded
 from falseneg.errors import UserError
 
-
 MOST = 2**31
 """Places: at 128 dimensions these take a terabyte."""
 
