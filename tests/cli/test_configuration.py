@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from falseneg.cli import main
 from falseneg.cli.configuration import build, check, resolve, run_settings, to_yaml
@@ -265,3 +266,111 @@ def test_a_run_of_an_own_class_goes_on_when_it_is_named_again(option, own, tmp_p
     monkeypatch.setattr("falseneg.train.fit", lambda run, folder, resume, configuration: runs.append(run))
     assert main(["pretrain", "--resume", str(folder), option, f"{own}.Mine"]) == 0
     assert type(runs[0].detector).__name__ == "Mine"
+
+
+PACKAGE = """
+import functools
+import torch
+
+def load(row):
+    return torch.full((3, 12, 16), row % 256, dtype=torch.uint8)
+
+def dark(row) -> torch.Tensor:
+    return load(0)
+
+def untold(row):
+    return load(0)
+
+class Loader:
+    def __call__(self, row):
+        return load(row)
+
+class Squares(torch.utils.data.Dataset):
+    def __init__(self, n: int = 40, {parameter}):
+        self.n, self.loader = n, loader
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, row):
+        loader = self.loader() if isinstance(self.loader, type) else self.loader
+        return loader(row), row % 2
+
+class Passing(Squares):
+    def __init__(self, n: int = 30, **more):
+        super().__init__(n, **more)
+"""
+PARAMETERS = {
+    "a function": "loader: Callable[[int], torch.Tensor] = load",
+    "a function or nothing": "loader: Callable[[int], torch.Tensor] | None = load",
+    "a function or its name": "loader: str | Callable[[int], torch.Tensor] = load",
+    "without a type": "loader=load",
+    "a class": "loader: type[Loader] = Loader",
+    "a part of a function": "loader: Callable[[int], torch.Tensor] = functools.partial(load)",
+    "a lambda": "loader: Callable[[int], torch.Tensor] = lambda row: load(row)",
+    "an object": "loader: Callable[[int], torch.Tensor] = Loader()",
+}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Makes a package that re-exports what one of its modules defines."""
+
+    def make(parameter):
+        name = f"package_{tmp_path.name}".replace("-", "_")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("from .inner import Passing, Squares, dark, load, untold\n")
+        code = "from __future__ import annotations\nfrom collections.abc import Callable\n" + PACKAGE
+        (tmp_path / name / "inner.py").write_text(code.replace("{parameter}", parameter))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        return name
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["Squares", "Passing"])
+@pytest.mark.parametrize("parameter", PARAMETERS)
+def test_classes_that_a_package_reexports_with_functions_as_defaults(package, parameter, kind, tmp_path, monkeypatch):
+    """From the command line, and again from what the run has stored."""
+    name = package(PARAMETERS[parameter])
+    settings, images = resolve(parsed("--data", f"{name}.{kind}", "--data.n", "60"))
+    assert images.image(7)[0, 0, 0] == 7 and len(images) == 60
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(to_yaml(settings))
+    runs = []
+    monkeypatch.setattr("falseneg.train.fit", lambda run, folder, resume, configuration: runs.append(run))
+    assert main(["pretrain", "--resume", str(folder), "--trust", f"{name}.{kind}"]) == 0
+    assert runs[0].data[7][0][0, 0, 0] == 7
+
+
+def test_another_function_than_the_default(package):
+    name = package(PARAMETERS["a function"])
+    for path in (f"{name}.dark", f"{name}.inner.dark"):
+        images = resolve(parsed("--data", f"{name}.Squares", "--data.loader", path))[1]
+        assert images.image(7)[0, 0, 0] == 0
+    with pytest.raises(
+        UserError, match="give the import path of a function or .*untold' to be a function that returns"
+    ):
+        parsed("--data", f"{name}.Squares", "--data.loader", f"{name}.untold")
+
+
+def test_a_stored_run_cannot_choose_another_function_than_the_default(package, tmp_path, capsys):
+    name = package(PARAMETERS["a function"])
+    settings, _ = resolve(parsed("--data", f"{name}.Squares"))
+    settings["data"]["init_args"]["loader"] = f"{name}.inner.dark"
+    (tmp_path / "config.yaml").write_text(to_yaml(settings))
+    assert main(["pretrain", "--resume", str(tmp_path), "--trust", f"{name}.Squares"]) == 2
+    assert f"--trust {name}.inner.dark" in capsys.readouterr().err
+
+
+def test_torchvisions_folder_of_images(tmp_path, monkeypatch):
+    for place in range(24):
+        folder = tmp_path / "images" / "ab"[place % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (place, place, place)).save(folder / f"{place:02}.png")
+    arguments = ["--data", "torchvision.datasets.ImageFolder", "--data.root", str(tmp_path / "images")]
+    settings, images = resolve(parsed(*arguments))
+    assert len(images) == 24 and images.labels.tolist() == [0] * 12 + [1] * 12 and images.image(3)[0, 0, 0] == 6
+    assert build(settings).data[0][1] == 0

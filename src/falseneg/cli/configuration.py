@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
@@ -15,6 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import Namespace
 
 from falseneg.cli.parser import STRATEGY_NAMES, Parser, run_parser
+from falseneg.cli.trusting import constructor_defaults, imported
 from falseneg.data import ImageSet, as_image_set
 from falseneg.errors import UserError
 from falseneg.strategy import Strategy
@@ -26,10 +28,15 @@ Configuration = dict[str, Any]
 INCIDENTAL = ("workers", "log_every", "loggers", "checkpoint_every", "keep_every", "compile_encoder")
 """Settings that a run may change when it is continued, because no weight depends on them, but for rounding."""
 
+NO_TEXT = "Unable to serialize instance"
+"""What the parser writes for an object that no text stands for: only the default of an option can be one."""
+
 
 def run_settings(parser: Parser, namespace: Namespace) -> Configuration:
     """Those of a parser's values that a `Run` is made of, as a plain mapping."""
-    plain = yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=f"\\s*{NO_TEXT}")
+        plain = _with_text(yaml.safe_load(parser.dump(namespace, skip_unset=False, skip_validation=True)))
     return {field.name: plain[field.name] for field in dataclasses.fields(Run) if field.name in plain}
 
 
@@ -99,7 +106,7 @@ def build(configuration: Mapping[str, Any], images: ImageSet | None = None) -> R
     if images is not None:
         namespace["data"] = images
     torch.manual_seed(configuration.get("seed", 0))
-    parts = _instantiated(parser, namespace)
+    parts = instantiated(parser, namespace)
     run = Run(**{field.name: parts[field.name] for field in dataclasses.fields(Run)})
     if isinstance(run.strategy, str):
         run.strategy = STRATEGY_NAMES[run.strategy]
@@ -125,17 +132,17 @@ def _part(name: str, configuration: Mapping[str, Any]) -> Any:
     """One part of a run by itself."""
     parser = Parser()
     parser.add_argument(f"--{name}", type=get_type_hints(Run)[name])
-    return _instantiated(parser, parser.parse_object({name: dict(configuration)}))[name]
+    return instantiated(parser, parser.parse_object({name: dict(configuration)}))[name]
 
 
-def _instantiated(parser: Parser, namespace: Namespace) -> Namespace:
+def instantiated(parser: Parser, namespace: Namespace) -> Namespace:
     """What the configuration describes.
 
     Raises:
         UserError: a constructor refuses its arguments.
     """
     try:
-        return parser.instantiate(namespace)
+        return parser.instantiate(namespace, instantiators=[(_constructed, object, True)])
     except UserError:
         raise
     except ValueError as error:
@@ -146,3 +153,18 @@ def _instantiated(parser: Parser, namespace: Namespace) -> Namespace:
         raise UserError(
             f"a class in the configuration takes no such option: {error}; look at its dict_kwargs"
         ) from error
+
+
+def _with_text(value: Any) -> Any:
+    """Nested mappings and lists, without the options whose default no text stands for: they stay open."""
+    if isinstance(value, Mapping):
+        return {key: _with_text(item) for key, item in value.items() if not str(item).startswith(NO_TEXT)}
+    return [_with_text(item) for item in value] if isinstance(value, list) else value
+
+
+def _constructed(kind: type, *arguments: Any, **options: Any) -> Any:
+    """An instance. The parser leaves a function that is the default of an option as its import path: that is left out."""
+    defaults = constructor_defaults(kind)
+    named = {name for name, value in options.items() if isinstance(value, str) and callable(defaults.get(name))}
+    left_out = {name for name in named if imported(options[name]) is defaults[name]}
+    return kind(*arguments, **{name: value for name, value in options.items() if name not in left_out})

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from falseneg.cli.configuration import run_settings, uses_gpu
+from falseneg.cli.configuration import instantiated, run_settings, uses_gpu
 from falseneg.cli.export import encoder_file
 from falseneg.cli.parser import CONFIG, run_parser
 from falseneg.cli.trusting import named
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     elif not {"-h", "--help"} & {*arguments}:
         raise UserError("evaluate needs RUN_OR_ENCODER first: the folder of a run, or an encoder.safetensors")
     options = parser.parse_args(arguments)
-    parts = parser.instantiate(options)
+    parts = instantiated(parser, options)
     figures = _measure(
         Run(method=SimCLR(Encoder.load(file)), check_duplicates=False, **{name: parts[name] for name in OPTIONS})
     )

@@ -68,9 +68,9 @@ def explain(message: str, owner: type, options: list[str]) -> str:
 def _what(rest: str, keys: list[str], class_path: str, owner: type, options: list[str]) -> str:
     """The sentence for the last part of the parser's error."""
     option = _option(keys)
-    if match := re.match(r"Importing '(.+?)' is not allowed", rest):
+    if match := re.search(r"Importing '(.+?)' is not allowed", rest):
         return (
-            f"{option} names the class {match[1]}, which is not part of falseneg; if you know its code and trust it, "
+            f"{option} names {match[1]}, which is not part of falseneg; if you know its code and trust it, "
             f"repeat the command with --trust {match[1]}"
         )
     if _NO_CLASS.match(rest):
@@ -140,6 +140,9 @@ def _bad_value(rest: str, option: str) -> str:
     if match := re.search(r"Literal\[(.+?)\]", expected):
         choices = [choice.strip(" '\"") for choice in match[1].split(",")]
         return f"{option} is {value!r}{did_you_mean(value, choices)}; choose one of {', '.join(choices)}"
+    if match := re.search(r"expects a function or a callable class: (.*)", expected):
+        reason = match[1].strip(" .").removeprefix("Expected ")
+        return f"{option} is {value!r}; give the import path of a function or a class with __call__ ({reason})"
     kinds = [_KINDS[kind] for kind in _KINDS if re.search(rf"\b{kind}\b", expected)]
     return f"{option} is {value!r}; give {' or '.join(kinds) or ' '.join(expected.split()).removeprefix('Expected ')}"
 

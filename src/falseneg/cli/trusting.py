@@ -89,23 +89,29 @@ def with_what_belongs_to_it(parse: Callable[[], T]) -> T:
         try:
             return parse()
         except Untrusted as error:
-            if not any(error.path in _belonging(name) for name in _trusted):
+            found = imported(error.path)
+            if found is None or not any(found is each for name in _trusted for each in _belonging(name)):
                 raise
             trust([*_trusted, error.path])
 
 
-def _belonging(name: str) -> set[str]:
-    """Where the class of that name is defined, and the defaults of its constructor; empty before it is imported."""
-    module, _, attribute = name.rpartition(".")
-    found = getattr(sys.modules.get(module), attribute, None)
-    if not inspect.isclass(found):
-        return set()
-    things: list[Any] = [found]
-    for parent in inspect.getmro(found):  # a constructor may pass on what it does not know
+def imported(path: str) -> Any:
+    """What stands behind an import path; None if its module has not been imported."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def constructor_defaults(found: type) -> dict[str, Any]:
+    """The defaults of a constructor's parameters, and of its parents' constructors, to which it may pass what it does not know."""
+    defaults: dict[str, Any] = {}
+    for parent in reversed(inspect.getmro(found)):
         with contextlib.suppress(TypeError, ValueError):
-            things += [each.default for each in inspect.signature(parent).parameters.values()]
-    return {
-        f"{thing.__module__}.{thing.__qualname__}"
-        for thing in things
-        if inspect.isclass(thing) or inspect.isroutine(thing)
-    }
+            defaults |= {name: each.default for name, each in inspect.signature(parent).parameters.items()}
+    return defaults
+
+
+def _belonging(name: str) -> list[Any]:
+    """What has that name and, of a class, the functions and classes that its constructor has as defaults."""
+    found = imported(name)
+    defaults = constructor_defaults(found).values() if inspect.isclass(found) else ()
+    return [found, *(each for each in defaults if inspect.isclass(each) or inspect.isroutine(each))]
