@@ -1,18 +1,24 @@
+import dataclasses
 import importlib.util
+import inspect
 import re
 import sys
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 import yaml
 from PIL import Image
 
-from falseneg.cli import main
+import falseneg as fn
+from falseneg.cli import configuration, main
 from falseneg.cli.configuration import build, check, resolve, run_settings, to_yaml
 from falseneg.cli.parser import run_parser
 from falseneg.errors import UserError
 from falseneg.strategy import ATTRACT, ATTRACT_OUTSIDE, ELIMINATE, IGNORE, Strategy
+from falseneg.train import Run
+from falseneg.train.optimisers import LARS, SGD, AdamW, Optimiser
 
 SMALL = '{"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1]}'
 
@@ -374,3 +380,36 @@ def test_torchvisions_folder_of_images(tmp_path, monkeypatch):
     settings, images = resolve(parsed(*arguments))
     assert len(images) == 24 and images.labels.tolist() == [0] * 12 + [1] * 12 and images.image(3)[0, 0, 0] == 6
     assert build(settings).data[0][1] == 0
+
+
+def parts_of_a_run():
+    """Every class of falseneg's that an option of a run can name, and each of its options that cannot be null."""
+    kinds = (fn.Method, fn.Detector, fn.Objective, fn.Temperature, fn.RowStep, fn.Schedule, Optimiser)
+    for kind in [fn.Encoder, *(getattr(fn, name) for name in fn.__all__), AdamW, SGD, LARS]:
+        if not (inspect.isclass(kind) and (kind is fn.Encoder or issubclass(kind, kinds))) or inspect.isabstract(kind):
+            continue
+        hints = get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)
+        for name in inspect.signature(kind).parameters:
+            if hints.get(name, Any) is not Any and type(None) not in (hints[name], *get_args(hints[name])):
+                yield pytest.param(kind, name, id=f"{kind.__name__}.{name}")
+
+
+@pytest.mark.parametrize(("kind", "name"), list(parts_of_a_run()))
+def test_null_is_refused_where_it_cannot_be(kind, name):
+    with pytest.raises(fn.UserError, match=f"{kind.__name__}: {name} is null; give a value, or leave it out"):
+        configuration._constructed(kind, **{name: None})
+
+
+def test_null_and_what_is_no_group_in_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    plain = {field.name: get_type_hints(Run)[field.name] for field in dataclasses.fields(Run)}
+    never = [name for name, hint in plain.items() if type(None) not in get_args(hint)]
+    cases = {f"{name}: null": None for name in never if name != "data"}
+    cases |= {"augmentation: true": "group of options", "augmentation: [1, 2]": "group of options"}
+    cases |= {"method: {class_path: SimCLR, init_args: {encoder: 3}}": "group of options"}
+    for text, part in cases.items():
+        (tmp_path / "own.yaml").write_text(text)
+        assert main(["pretrain", "--config", "digits", "--config", "own.yaml", "--out", "o"]) == 2, text
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1 and (part or text.split(":")[0]) in said[0], (text, said)
+    assert not (tmp_path / "o").exists()

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 import yaml  # type: ignore[import-untyped]
@@ -69,7 +69,12 @@ def look(configuration: Mapping[str, Any], cores: int | None = None) -> tuple[Ci
 
 
 def settle(configuration: Mapping[str, Any], facts: Circumstances) -> Configuration:
-    """The configuration with every open setting filled in, the learning rate and a named strategy included."""
+    """The configuration with every open setting filled in, the learning rate and a named strategy included.
+
+    Raises:
+        UserError: an option is null that cannot be, or outside its range.
+    """
+    _refuse_null("the configuration", Run, configuration)
     result = complete(configuration, facts)
     optimiser = result["optimiser"]
     if optimiser.get("init_args", {}).get("learning_rate") is None:
@@ -86,6 +91,8 @@ def with_weights(configuration: Mapping[str, Any]) -> Configuration:
         UserError: a number is outside its range.
     """
     named = configuration["strategy"]
+    if named is None:
+        raise UserError(f"strategy is null; give one of {', '.join(STRATEGY_NAMES)}, or leave it out")
     try:
         strategy = STRATEGY_NAMES[named] if isinstance(named, str) else Strategy(**named)
     except ValueError as error:
@@ -102,6 +109,7 @@ def build(configuration: Mapping[str, Any], images: ImageSet | None = None) -> R
         images: the data, if they are there already.
     """
     parser = run_parser("", "")
+    _refuse_null("the configuration", Run, configuration)
     namespace = parser.parse_object(dict(configuration))
     if images is not None:
         namespace["data"] = images
@@ -147,7 +155,13 @@ def instantiated(parser: Parser, namespace: Namespace) -> Namespace:
         raise
     except ValueError as error:
         raise UserError(str(error)) from error
-    except TypeError as error:  # dict_kwargs go past the parser
+    except TypeError as error:  # dict_kwargs go past the parser, and so does what is no group of options
+        if "must be a mapping" in str(error):
+            given = str(error).rsplit("not ", 1)[-1].replace("NoneType", "null")
+            raise UserError(
+                f"a group of options in the configuration (--augmentation or --method.encoder, say) is {given}; write below it "
+                "each option as name: value"
+            ) from error
         if "unexpected keyword argument" not in str(error):
             raise
         raise UserError(
@@ -164,7 +178,24 @@ def _with_text(value: Any) -> Any:
 
 def _constructed(kind: type, *arguments: Any, **options: Any) -> Any:
     """An instance. The parser leaves a function that is the default of an option as its import path: that is left out."""
+    _refuse_null(kind.__name__, kind, options)
     defaults = constructor_defaults(kind)
     named = {name for name, value in options.items() if isinstance(value, str) and callable(defaults.get(name))}
     left_out = {name for name in named if imported(options[name]) is defaults[name]}
     return kind(*arguments, **{name: value for name, value in options.items() if name not in left_out})
+
+
+def _refuse_null(owner: str, kind: type, options: Mapping[str, Any]) -> None:
+    """The parser lets null through to every option of a class, whatever its constructor says.
+
+    Raises:
+        UserError: an option is null, and the constructor does not say that it may be.
+    """
+    try:
+        hints = get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):  # of somebody else's class
+        return
+    for name, value in options.items():
+        hint = hints.get(name, Any)
+        if value is None and hint is not Any and type(None) not in (hint, *get_args(hint)):
+            raise UserError(f"{owner}: {name} is null; give a value, or leave it out")
