@@ -21,6 +21,7 @@ class StopAt(fn.InfoNCE):
 
     def forward(self, contrast, stats, tau, strategy, clock=None):
         if clock.step == self._step:
+            self._step = -1  # a second signal would end the process at once, and a step may have several contrasts
             os.kill(os.getpid(), self._number)
         return super().forward(contrast, stats, tau, strategy, clock)
 
