@@ -62,18 +62,19 @@ def spherical_k_means(
         raise UserError(f"{clusters} clusters are wanted of {len(points)} images; give at most one for each image")
     draws = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(points), generator=draws)
-    start = points[drawn[:clusters].to(points.device)].float()
+    first = points[drawn[:clusters].to(points.device)].float()
     if points_per_centroid is not None and clusters * points_per_centroid < len(points):
         points = points[drawn[: clusters * points_per_centroid].sort().values.to(points.device)]
     lloyd_step = _by_faiss(points) if points.device.type == "cpu" else _by_tensors(points, draws)
-    best, highest = start, -math.inf
-    for _ in range(restarts):
-        centroids, objective = start, -math.inf
+    best, highest = first, -math.inf
+    for restart in range(restarts):
+        centroids, objective = first, -math.inf
+        if restart:
+            centroids = points[torch.randperm(len(points), generator=draws)[:clusters].to(points.device)].float()
         for _ in range(iterations):
             centroids, objective = lloyd_step(centroids)
         if objective > highest:
             best, highest = centroids, objective
-        start = points[torch.randperm(len(points), generator=draws)[:clusters].to(points.device)].float()
     return best
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from falseneg.contrast import Contrast
 from falseneg.errors import UserError
-from falseneg.statistics.gather import gather_rows, place_of_rank
+from falseneg.statistics.gather import gather_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,6 @@ class Seen:
         known: (n,) bool: no value of the entry is missing.
         values: (n,) float64 for each name; 0 in entries that are not known.
         number: (n,) float64, how many entries of the entry's line are known.
-        own: the entries of this rank, in the order in which it gave them.
     """
 
     line: Tensor
@@ -35,7 +34,6 @@ class Seen:
     known: Tensor
     values: Mapping[str, Tensor]
     number: Tensor
-    own: slice
 
     def mean(self, name: str) -> Tensor:
         """(n,) float64 the mean of each line's known values; NaN where there are none."""
@@ -129,7 +127,7 @@ class SampleTable(nn.Module):
             UserError: as `read`.
         """
         self._check(row)
-        stacked, own = torch.stack([new.double() for new in values.values()], dim=1), place_of_rank(row)
+        stacked = torch.stack([new.double() for new in values.values()], dim=1)
         row, stacked = gather_rows(row), gather_rows(stacked)
         known = ~stacked.isnan().any(dim=1)
         ordered, order = row.sort(stable=True)
@@ -138,7 +136,7 @@ class SampleTable(nn.Module):
         place = torch.empty_like(row).scatter_(0, order, begins.cumsum(0))
         columns = stacked.masked_fill(~known[:, None], 0).unbind(1)
         number = _sum_of_lines(known.double(), place)
-        return Seen(row, place, known, dict(zip(values, columns, strict=True)), number, own)
+        return Seen(row, place, known, dict(zip(values, columns, strict=True)), number)
 
     @torch.no_grad()
     def put(self, seen: Seen, values: Mapping[str, Tensor]) -> None:

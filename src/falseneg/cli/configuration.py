@@ -88,11 +88,10 @@ def with_weights(configuration: Mapping[str, Any]) -> Configuration:
     """The configuration with a strategy's numbers in the place of its name.
 
     Raises:
-        UserError: a number is outside its range.
+        UserError: an option is null that cannot be, or a number is outside its range.
     """
+    _refuse_null("the configuration", Run, configuration)
     named = configuration["strategy"]
-    if named is None:
-        raise UserError(f"strategy is null; give one of {', '.join(STRATEGY_NAMES)}, or leave it out")
     try:
         strategy = STRATEGY_NAMES[named] if isinstance(named, str) else Strategy(**named)
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast
+from falseneg.errors import UserError
 from falseneg.rules import at_least_float32
 from falseneg.statistics.gather import rank
 
@@ -96,6 +97,36 @@ def unit_rows(network: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
     """(B, V, 3, H, W) views to (B, V, D) unit rows of a network, in at least float32."""
     z = network(views.flatten(0, 1))
     return normalize(at_least_float32(z), dim=-1).unflatten(0, views.shape[:2])
+
+
+def with_support_set(
+    embeddings: Embeddings, own_views: Tensor | None, as_positives: bool, from_views: bool, owner: str
+) -> Embeddings:
+    """A step's embeddings with the support set that the method was asked for.
+
+    Checked in a step and not at construction: multi-crop gives support views to a method that has none yet.
+
+    Args:
+        embeddings: as `Method.encode` made them.
+        own_views: (B, V, D) what is the support set where the main views are.
+        as_positives: the method's ``support_as_positives``.
+        from_views: its ``support_from_views``.
+        owner: its name.
+
+    Raises:
+        UserError: support views are asked for as positives where there are none, or beside main views that are the
+            support set.
+    """
+    if as_positives and embeddings.support is None:
+        raise UserError(f"{owner}: support_as_positives needs support views; give support_views, or multi_crop")
+    if not from_views:
+        return embeddings
+    if embeddings.support is not None:
+        raise UserError(
+            f"{owner}: support_from_views makes the main views the support set, but there are further support views; "
+            "leave support_views and multi_crop out, or support_from_views"
+        )
+    return replace(embeddings, support=own_views)
 
 
 class Method(nn.Module):

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows
+from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows, with_support_set
 from falseneg.methods.memory_bank import MOST, MemoryBank
 from falseneg.models import Encoder, Momentum, ProjectionHead
 from falseneg.statistics.gather import from_first_rank, gather_rows, order_of_one, place_of_rank, rank, world_size
@@ -139,17 +139,15 @@ class MoCo(Method):
         Unless symmetric: queries (B, 1, D) of the first view, and keys (B, V − 1, D) of the others.
         """
         with_gradient = self.encode_again(views)
-        keys = self._keys(views.main if self.symmetric else views.main[:, 1:])
+        keys = unit_rows(self._key_network(), views.main if self.symmetric else views.main[:, 1:])
         if not views.support:
             return replace(with_gradient, keys=keys)
         crops = with_gradient.support
         if self.support_from_main and crops is not None and self.prediction is None:
             return replace(with_gradient, keys=keys)  # what learns is also what detects
-        if self.support_from_main:
-            with torch.no_grad():
-                scored = self._of_groups(self._in_groups(self._main_network()), views)
-        else:
-            scored = torch.cat([self._keys(group) for group in views.support], dim=1)
+        network = self._in_groups(self._main_network()) if self.support_from_main else self._key_network()
+        with torch.no_grad():
+            scored = self._of_groups(network, views)
         of_support = {"support": scored} if crops is None else {"support_keys": scored}
         return replace(with_gradient, keys=keys, **of_support)
 
@@ -169,28 +167,22 @@ class MoCo(Method):
         return unit_rows(self.momentum_network, images[:, None])[:, 0]
 
     def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
-        if self.support_as_positives and embeddings.support is None:
-            raise UserError("MoCo: support_as_positives needs support views; give support_views, or multi_crop")
-        if self.support_from_views and embeddings.support is not None:
-            raise UserError(
-                "MoCo: support_from_views makes the main views the support set, but there are further support views; "
-                "leave support_views and multi_crop out, or support_from_views"
-            )
-        if self.support_from_views:
-            embeddings = replace(embeddings, support=embeddings.keys)
+        asked = self.support_as_positives, self.support_from_views
+        embeddings = with_support_set(embeddings, embeddings.keys, *asked, owner="MoCo")
         embeddings = replace(embeddings, sample=told_apart(embeddings.sample))
         assert embeddings.keys is not None
         keys, sample = gather_rows(embeddings.keys), gather_rows(embeddings.sample)
-        order = order_of_one(embeddings.sample)
-        # In a later step the numbers of nobody are others'.
-        self._new_keys = _embedded(keys[order], sample[order].clamp(min=NOBODY))
-        everyone, contrasts = self._candidates(_embedded(keys, sample)), []
+        if self.bank is not None:
+            order = order_of_one(embeddings.sample)
+            # In a later step the numbers of nobody are others'.
+            self._new_keys = _embedded(keys[order], sample[order].clamp(min=NOBODY))
+        of_other_view = self.symmetric and self.views == 2
+        if not of_other_view or self.support_as_positives:
+            everyone = self._candidates(_embedded(keys, sample))
+        contrasts = []
         for view, name in enumerate(self.contrast_names[: embeddings.main.shape[1]]):
-            own, against = embeddings.keys, everyone
-            if self.symmetric:
-                own = _without(own, view)
-            if self.symmetric and self.views == 2:
-                against = self._candidates(_embedded(_without(keys, view), sample))
+            own = _without(embeddings.keys, view) if self.symmetric else embeddings.keys
+            against = self._candidates(_embedded(_without(keys, view), sample)) if of_other_view else everyone
             contrasts.append(self._contrast(name, embeddings.main[:, view : view + 1], embeddings, own, against))
         if self.support_as_positives:
             assert embeddings.support is not None
@@ -246,10 +238,9 @@ class MoCo(Method):
         """What the momentum network follows."""
         return nn.Sequential(self.encoder, self.head)
 
-    def _keys(self, images: Tensor) -> Tensor:
-        """(B, V, 3, H, W) images to (B, V, D) unit rows of the momentum network."""
-        shuffled = self.shuffle_groups > 0 and self.training
-        return unit_rows(self._shuffled if shuffled else self.momentum_network, images)
+    def _key_network(self) -> Callable[[Tensor], Tensor]:
+        """(n, 3, H, W) images to (n, D) rows of the momentum network."""
+        return self._shuffled if self.shuffle_groups > 0 and self.training else self.momentum_network
 
     def _shuffled(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) images to (n, D) rows of the momentum network, normalised with others than the queries are."""

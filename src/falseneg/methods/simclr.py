@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from falseneg.contrast import Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows
+from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows, with_support_set
 from falseneg.models import Encoder, ProjectionHead
 from falseneg.statistics.gather import gather
 
@@ -79,16 +77,8 @@ class SimCLR(Method):
         return self._embed(images[:, None])[:, 0]
 
     def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
-        # Checked here and not at construction: multi-crop gives support views to a method that has none yet.
-        if self.support_as_positives and embeddings.support is None:
-            raise UserError("SimCLR: support_as_positives needs support views; give support_views, or multi_crop")
-        if self.support_from_views and embeddings.support is not None:
-            raise UserError(
-                "SimCLR: support_from_views makes the main views the support set, but there are further support views; "
-                "leave support_views and multi_crop out, or support_from_views"
-            )
-        if self.support_from_views:
-            embeddings = replace(embeddings, support=embeddings.main.detach())
+        asked = self.support_as_positives, self.support_from_views
+        embeddings = with_support_set(embeddings, embeddings.main.detach(), *asked, owner="SimCLR")
         return [contrast_views(embeddings, self.support_as_positives)]
 
     def negatives(self, images: int) -> int:

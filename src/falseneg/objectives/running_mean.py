@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from falseneg.sample_table import SampleTable
+from falseneg.statistics.gather import place_of_rank
 
 
 class RunningMean(nn.Module):
@@ -72,4 +73,4 @@ class RunningMean(nn.Module):
         self.filtering |= filtered.any()
         done = ~self.before_filtering(seen.line) & (known | self.filtering) | filtered
         self.table.put(seen, {"log_mean": new, "filtered": done})
-        return of_anchor[seen.own]
+        return of_anchor[place_of_rank(row)]
