@@ -1,5 +1,6 @@
 import json
 
+import catalogue
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +9,6 @@ from train.parts import digits
 
 import falseneg as fn
 from falseneg.losses import Criterion
-from falseneg.methods.base import Embeddings
 from falseneg.methods.simclr import contrast_views
 from falseneg.train import record
 from falseneg.train.record import Recorder, gallery_rows, recorded_epochs, thumbnail, write_thumbnails
@@ -19,7 +19,7 @@ CLOCK = fn.Clock(0, 1, 1)
 def judged(sample, seed=0, detector=None):
     draw = torch.Generator().manual_seed(seed)
     z = torch.nn.functional.normalize(torch.randn(len(sample), 2, 4, generator=draw), dim=-1)
-    contrast = contrast_views(Embeddings(z, None, torch.as_tensor(sample)))
+    contrast = contrast_views(catalogue.embeddings(z, None, torch.as_tensor(sample)))
     return Criterion(detector or fn.FixedThreshold(0.6))([contrast], CLOCK)[1]
 
 

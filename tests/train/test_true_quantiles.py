@@ -48,10 +48,10 @@ def by_loops(training, epoch, alpha, values, in_space):
     expected = {}
     for row, image in enumerate(images):
         scores = [
-            max(float(query @ candidate) for query in image.support[0]) if in_space else float(view @ candidate)
-            for view in image.main[0]
+            max(float(query @ candidate) for query in image.rows["support"][0]) if in_space else float(view @ candidate)
+            for view in image.rows["image"][0]
             for other in images
-            for candidate in (other.main if other.keys is None else other.keys)[0]
+            for candidate in other.rows.get("keys", other.rows["image"])[0]
             if other is not image
         ]
         quantile = sorted(scores, reverse=True)[math.ceil(alpha * len(scores)) - 1]

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from falseneg.batch import Batch
 from falseneg.clock import Clock, Duration
 from falseneg.data import ImageSet, Subset, ViewLoader
 from falseneg.data.loader import EpochSampler
 from falseneg.errors import UserError
 from falseneg.losses import Judged
-from falseneg.methods.base import Views
 from falseneg.train.checkpoint import load_module, random_states, restore_random_states, save_checkpoint
 from falseneg.train.compiled import uncompiled
 from falseneg.train.embeddings import all_embeddings, remove_embeddings
@@ -107,10 +107,10 @@ class Training:
             with uncompiled(self.run.compile_encoder):
                 self._start_epoch(stop)
         self.sampler.set_epoch(epoch, start_batch)
-        for views in self.loader:
+        for batch in self.loader:
             # Of several processes asked before the step: the answer is there at its end, and not one more to wait for.
             asked = self._asked(stop)
-            loss, judged = self._step(views)
+            loss, judged = self._step(batch)
             self._count_time(time.perf_counter() - started)
             self._after_step(loss, judged)
             self._stop_if_asked(asked)
@@ -137,13 +137,13 @@ class Training:
         if (seconds := time.perf_counter() - started) >= TOLD_AFTER:
             self.progress.message(f"the detector looked at all images for {duration(seconds)}")
 
-    def _step(self, views: Views) -> tuple[float, list[Judged]]:
+    def _step(self, batch: Batch) -> tuple[float, list[Judged]]:
         warmup = Duration.parse(self.run.warmup).steps(self.clock.steps_per_epoch, self.clock.epochs)
         self.rate = self.peak_rate * rate_factor(self.clock.step, warmup, self.clock.total_steps)
         for group in self.learner.optimiser.param_groups:
             group["lr"] = self.rate
-        views = views.to(self.fabric.device, non_blocking=True)
-        return training_step(self.learner, views, self.clock, self.run.accumulate)
+        batch = batch.to(self.fabric.device, non_blocking=True)
+        return training_step(self.learner, batch, self.clock, self.run.accumulate)
 
     def _count_time(self, seconds: float) -> None:
         self.seconds += seconds

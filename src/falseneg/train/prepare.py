@@ -183,8 +183,10 @@ def views_of(run: Run, prepared: Prepared) -> ViewSet:
     """The random views of the training images."""
     main = run.augmentation.for_size(prepared.size)
     further = (run.support_augmentation or run.augmentation).for_size(prepared.size)
-    support = [(crops.number, further.for_crops(crops)) for crops in run.multi_crop or ()]
-    return ViewSet(prepared.train, main, run.method.views, run.seed, support or [(run.method.support_views, further)])
+    made = {name: [main if name == "image" else further] * number for name, number in run.method.streams.items()}
+    if run.multi_crop:
+        made["support"] = [maker for crops in run.multi_crop for maker in [further.for_crops(crops)] * crops.number]
+    return ViewSet(prepared.train, made, run.seed)
 
 
 def loader_of(run: Run, prepared: Prepared, fabric: Fabric) -> tuple[ViewLoader, EpochSampler]:
@@ -200,10 +202,11 @@ def settings(run: Run, prepared: Prepared, world: int) -> dict[str, str]:
     """Everything that the weights at the end depend on: a checkpoint of other settings is refused."""
     plain: dict[str, Any] = {name: getattr(run, name) for name in ("accumulate", "warmup", "seed", "precision")}
     plain |= {"epochs": prepared.epochs, "batch_size": prepared.batch_size, "processes": world, "size": prepared.size}
+    plain["streams"] = run.streams
     plain |= {"images": len(prepared.train), "data": fingerprint(prepared.train)}
     parts = {"detector": run.detector, "strategy": run.strategy, "objective": run.objective}
     parts |= {"temperature": run.temperature, "augmentation": run.augmentation, "optimiser": run.optimiser}
-    if run.method.support_views and run.support_augmentation is not None:
+    if "support" in run.streams and run.support_augmentation is not None:
         parts["support_augmentation"] = run.support_augmentation
     if run.sync_batch_norm is not None:
         plain["sync_batch_norm"] = run.sync_batch_norm

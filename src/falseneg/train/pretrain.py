@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from falseneg.batch import Batch
 from falseneg.data import ViewSet, collate
 from falseneg.errors import UserError
 from falseneg.files import write_bytes
-from falseneg.methods.base import Views
 from falseneg.models import Encoder
 from falseneg.train.checkpoint import LAST, check_settings, load_checkpoint, load_module
 from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
@@ -224,9 +224,9 @@ def _describe(training: Training) -> None:
     say(f"{epochs} of {clock.steps_per_epoch} steps, {data.batch_size} images each{pieces}, on {device}")
 
     of_rank = data.batch_size // training.fabric.world_size
-    views, loading = _try_loading(views_of(run, data), of_rank)
+    batch, loading = _try_loading(views_of(run, data), of_rank)
     with training.fabric.autocast():
-        needed = estimate(method, views.to(device), of_rank, run.accumulate)
+        needed = estimate(method, batch.to(device), of_rank, run.accumulate)
     each = max(needed.seconds_per_image, loading / data.workers) if data.workers else needed.seconds_per_image + loading
     epoch = each * of_rank * clock.steps_per_epoch
     say(
@@ -235,15 +235,15 @@ def _describe(training: Training) -> None:
     )
 
 
-def _try_loading(view_set: ViewSet, most: int) -> tuple[Views, float]:
+def _try_loading(view_set: ViewSet, most: int) -> tuple[Batch, float]:
     """The views of a few images, fewer if they are large, and the seconds that each image took."""
     first = view_set[0, 0]  # loads what loading needs
-    values = first.main.numel() + sum(group.numel() for group in first.support)
+    values = sum(stream.numel() for stream in first.streams.values())
     images = min(max(4, TRIED // values), 64, most)
     started = time.perf_counter()
-    views = collate([view_set[0, row] for row in range(images)])
-    assert not isinstance(views, UserError)
-    return views, (time.perf_counter() - started) / images
+    batch = collate([view_set[0, row] for row in range(images)])
+    assert not isinstance(batch, UserError)
+    return batch, (time.perf_counter() - started) / images
 
 
 def _finish(training: Training) -> dict[str, Any]:

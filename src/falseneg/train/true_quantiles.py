@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from falseneg.batch import Embeddings
 from falseneg.contrast import Contrast, Embedded, Space
 from falseneg.data import view_loader
-from falseneg.methods.base import Embeddings, Views
 from falseneg.rules import at_least_float32
 from falseneg.statistics import count_above, gather
 from falseneg.statistics.gather import gather_rows
@@ -102,8 +101,8 @@ def check_thresholds(training: Training, thresholds: Mapping[str, Threshold], ep
     loader.worker_init_fn = outlast_signals
     try:
         with torch.no_grad(), frozen_statistics(method), same_draws(random_state(device), device):
-            for views in loader:
-                pieces = _pieces(views.to(device, non_blocking=True), training.run.accumulate)
+            for batch in loader:
+                pieces = batch.to(device, non_blocking=True).pieces(training.run.accumulate)
                 embeddings = Embeddings.cat([learner.encode(piece) for piece in pieces])
                 for contrast in method.contrasts(embeddings):
                     for check in checks.values():
@@ -112,12 +111,6 @@ def check_thresholds(training: Training, thresholds: Mapping[str, Threshold], ep
     finally:
         end_workers(loader)
     return {name: check.result() for name, check in checks.items()}
-
-
-def _pieces(views: Views, number: int) -> Iterable[Views]:
-    """The batch in the pieces of the gradient cache."""
-    cuts = [len(views) * piece // number for piece in range(number + 1)]
-    return [views[start:stop] for start, stop in pairwise(cuts)]
 
 
 @dataclass(eq=False)
