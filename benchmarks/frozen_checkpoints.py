@@ -28,7 +28,7 @@ from falseneg.evaluation.features import evaluation_mode
 from falseneg.methods.simclr import contrast_views
 from falseneg.train.checkpoint import load_checkpoint
 from falseneg.train.embeddings import Embedding
-from falseneg.train.prepare import prepare
+from falseneg.train.plan import make_plan
 
 SUPPORT_VIEWS = 4
 FIGURES = ("precision", "recall", "f1", "share_flagged")
@@ -59,7 +59,7 @@ def freeze(folder: Path, checkpoint: Path, passes: int) -> Frozen:
     """Embed the training images of a run with the weights of one of its checkpoints."""
     configuration = yaml.safe_load((folder / "config.yaml").read_text())
     run = build(configuration)
-    data = prepare(run, False, True, print)
+    data = make_plan(run, False, True, print)
     run.method.load_state_dict(load_checkpoint(checkpoint)["method"])
     augmentation = run.augmentation.for_size(data.size)
     rows, labels = len(data.train), data.train.labels

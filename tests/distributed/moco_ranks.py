@@ -2,7 +2,6 @@
 
 import sys
 
-import catalogue
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -42,7 +41,8 @@ def views_of(step, images, views, support):
     main = torch.randint(0, 256, (IMAGES, views, 3, 2, 2), generator=draw, dtype=torch.uint8)
     further = torch.randint(0, 256, (IMAGES, support, 3, 2, 2), generator=draw, dtype=torch.uint8)
     sample = torch.randperm(12, generator=draw)[:IMAGES]  # some images come again: their old keys are in the bank
-    return catalogue.batch(main[images], (further[images],) if support else (), sample[images])
+    streams = {"image": main[images]} | ({"support": further[images]} if support else {})
+    return fn.Batch(sample[images], streams)
 
 
 def train(name, images):

@@ -61,8 +61,9 @@ def test_pieces_put_together_are_the_batch(encoder):
     batch = views_of(5, 2, 2)
     whole = method.encode(batch)
     pieces = fn.Embeddings.cat([method.encode(batch[:2]), method.encode(batch[2:])])
-    for name in ("main", "support", "sample"):
-        torch.testing.assert_close(getattr(pieces, name), getattr(whole, name))
+    assert torch.equal(pieces.index, whole.index) and pieces.rows.keys() == {"image", "support"}
+    for name in pieces.rows:
+        torch.testing.assert_close(pieces.rows[name], whole.rows[name])
 
 
 def test_embeddings_are_unit_rows_in_float32_under_autocast(encoder):

@@ -14,7 +14,7 @@ import falseneg as fn
 from falseneg.data import Augmentation, Crops
 from falseneg.train import fit
 from falseneg.train.estimate import PASSING, estimate
-from falseneg.train.prepare import prepare, settings
+from falseneg.train.plan import make_plan, settings
 from falseneg.train.step import training_step
 
 CROPS = [Crops(2, 6, (0.1, 0.4)), Crops(3, 4, (0.05, 0.14))]
@@ -179,15 +179,14 @@ def test_an_encoder_that_cannot_see_such_crops(tmp_path):
         fit(run, tmp_path / "run")
     encoder = tiny_encoder()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    prepare(crop_run(method=fn.SimCLR(encoder)), False, True, print)
+    make_plan(crop_run(method=fn.SimCLR(encoder)), False, True, print)
     assert encoder.training and all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
 def test_settings_name_the_crops():
     run = crop_run()
     run.check()
-    described = settings(run, prepare(run, False, True, print), 1)
-    assert described["multi_crop"] == "[(2, 6, 0.1, 0.4), (3, 4, 0.05, 0.14)]"
-    assert described["streams"] == "{'image': 2, 'support': 5}"
+    described = settings(run, make_plan(run, False, True, print), 1)
+    assert described["multi_crop"] == str(run.multi_crop)
     run = tiny_run()
-    assert "multi_crop" not in settings(run, prepare(run, False, True, print), 1)
+    assert settings(run, make_plan(run, False, True, print), 1)["multi_crop"] == "None"

@@ -11,9 +11,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from falseneg.cli.configuration import (
-    INCIDENTAL,
     Configuration,
-    available_cores,
     build,
     check,
     look,
@@ -34,8 +32,9 @@ from falseneg.compare.tasks import Task, run_tasks, warm_up
 from falseneg.compare.variants import BY_DEFAULT, NAMES, Overrides, changed, named_variants
 from falseneg.data import ImageSet, inspect
 from falseneg.errors import UserError
-from falseneg.train.defaults import Circumstances
-from falseneg.train.prepare import LOOKED_AT
+from falseneg.train.defaults import Circumstances, available_cores
+from falseneg.train.plan import LOOKED_AT
+from falseneg.train.run import INCIDENTAL
 
 ABOUT = (
     "Train variants that differ only in how they treat false negatives, with several seeds, and compare them. Without "

@@ -25,6 +25,8 @@ from falseneg.temperature import FixedTemperature, Temperature
 from falseneg.train.metrics import LOGGERS
 from falseneg.train.optimisers import AdamW, Optimiser
 
+INCIDENTAL = ("workers", "log_every", "loggers", "checkpoint_every", "keep_every", "compile_encoder")
+"""Settings that a run may change when it is continued, because no weight depends on them, but for rounding."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
 
