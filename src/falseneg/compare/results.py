@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from falseneg.compare.summary import BASELINE, Summary, summarise
+from falseneg.compare.summary import ACCURACIES, BASELINE, Summary, summarise
 from falseneg.compare.tasks import Task
 from falseneg.files import write_bytes
 from falseneg.train.metrics import read_metrics
 
 OF_THE_END = (
-    *("knn", "linear", "few_label", "few_label_sd", "test_images"),
+    *ACCURACIES,
+    *(f"{key}_sd" for key in ACCURACIES),
+    "test_images",
     *("seconds", "seconds_per_epoch", "peak_memory_mib"),
 )
 OF_THE_LAST_EPOCH = ("precision", "recall", "f1", "share_flagged", "chance")
