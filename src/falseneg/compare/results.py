@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from falseneg.compare.summary import ACCURACIES, BASELINE, Summary, summarise
+from falseneg.compare.summary import BASELINE, Summary, summarise
 from falseneg.compare.tasks import Task
+from falseneg.evaluation import EVALUATIONS
 from falseneg.files import write_bytes
 from falseneg.train.metrics import read_metrics
 
 OF_THE_END = (
-    *ACCURACIES,
-    *(f"{key}_sd" for key in ACCURACIES),
+    *(key for each in EVALUATIONS for key in each.keys),
     "test_images",
     *("seconds", "seconds_per_epoch", "peak_memory_mib"),
 )

@@ -30,7 +30,7 @@ class Evaluation(ABC):
     """One accuracy of frozen features: how it is measured, and what it is called wherever it is shown.
 
     Attributes:
-        key: its name in metrics.jsonl, results.json and on the command line; "KEY_sd" is the deviation over its draws.
+        key: its name in metrics.jsonl, results.json and on the command line.
         short: its name at the head of a column.
         note: how to read it, in a sentence.
     """
@@ -40,13 +40,18 @@ class Evaluation(ABC):
     note: ClassVar[str]
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of all its figures."""
+        return (self.key,)
+
+    @property
     @abstractmethod
     def title(self) -> str:
         """Its name in a line of text, with what it was set to."""
 
     @abstractmethod
     def figures(self, split: Split, seed: int) -> dict[str, float | None]:
-        """The accuracy by its key, a share in [0, 1]; None where these labels do not allow it.
+        """The accuracy by its key, a share in [0, 1], and what else is in `keys`; None where these labels do not allow it.
 
         Args:
             split: the features.

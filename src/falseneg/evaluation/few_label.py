@@ -117,9 +117,14 @@ class FewLabel(Evaluation):
     def title(self) -> str:
         return f"{self.per_class} label{'' if self.per_class == 1 else 's'} a class"
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The mean, and the deviation over the draws."""
+        return self.key, f"{self.key}_sd"
+
     def figures(self, split: Split, seed: int) -> dict[str, float | None]:
         fewest = int(torch.unique(split.train_labels, return_counts=True)[1].min())
         if fewest < self.per_class:
-            return {self.key: None, f"{self.key}_sd": None}
+            return dict.fromkeys(self.keys)
         found = few_label_accuracy(*split, self.per_class, self.draws, seed)
-        return {self.key: found.mean, f"{self.key}_sd": found.sd}
+        return dict(zip(self.keys, (found.mean, found.sd), strict=True))
