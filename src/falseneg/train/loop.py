@@ -21,9 +21,9 @@ from falseneg.methods.base import Views
 from falseneg.train.checkpoint import load_module, random_states, restore_random_states, save_checkpoint
 from falseneg.train.compiled import uncompiled
 from falseneg.train.embeddings import all_embeddings, remove_embeddings
-from falseneg.train.folder import CHECKPOINTS
 from falseneg.train.guards import Stopped, StopRequests, end_workers, lost_loader
 from falseneg.train.metrics import Meter, Metrics, over_ranks
+from falseneg.train.names import CHECKPOINTS
 from falseneg.train.optimisers import rate_factor
 from falseneg.train.per_sample import sample_figures
 from falseneg.train.prepare import Prepared, labels_on

@@ -23,11 +23,11 @@ from falseneg.models import Encoder
 from falseneg.train.checkpoint import LAST, check_settings, load_checkpoint, load_module
 from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
 from falseneg.train.estimate import estimate
-from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claimed, final_figures, write_about
+from falseneg.train.folder import about, claimed, final_figures, write_about
 from falseneg.train.guards import determinism, in_one_sentence
 from falseneg.train.loop import Training
-from falseneg.train.metrics import FILE, Metrics, further_loggers
-from falseneg.train.per_sample import FOLDER as PER_SAMPLE
+from falseneg.train.metrics import Metrics, further_loggers
+from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER, FLAGGED, METRICS, PER_SAMPLE, SIMILARITIES
 from falseneg.train.per_sample import write_clusters
 from falseneg.train.prepare import Prepared, loader_of, prepare, prepare_criterion, settings, views_of
 from falseneg.train.progress import Progress, Silent, default_progress, duration
@@ -167,9 +167,9 @@ def _open_files(
         described = about(folder)
     else:
         if configuration is not None:  # first: a run that is killed from here on can be resumed
-            write_bytes(folder / "config.yaml", configuration.encode())
+            write_bytes(folder / CONFIG, configuration.encode())
         described = write_about(folder, run.seed, facts, resume)
-        for name in (FILE, "flagged.parquet", "similarities.json"):
+        for name in (METRICS, FLAGGED, SIMILARITIES):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / PER_SAMPLE, ignore_errors=True)
     loggers = further_loggers(run.loggers, folder, described.get("id", folder.name), facts["settings"])

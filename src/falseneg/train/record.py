@@ -18,6 +18,7 @@ from falseneg.files import replacing, write_bytes
 from falseneg.losses import Judged
 from falseneg.rules import AboveThreshold, SameGroup
 from falseneg.statistics import flagged_pairs, similarity_histogram
+from falseneg.train.names import EMBEDDING, FLAGGED, SIMILARITIES, THUMBNAILS
 
 if TYPE_CHECKING:
     from falseneg.data import ImageSet
@@ -100,7 +101,7 @@ class Recorder:
     def end_epoch(self, epoch: int) -> None:
         """Write what was collected in this epoch (from 1), and begin anew. A repeated epoch replaces itself."""
         self._write_pairs(epoch)
-        path = self.folder / "similarities.json"
+        path = self.folder / SIMILARITIES
         entries = json.loads(path.read_text()) if path.is_file() else []
         edges = torch.linspace(-1, 1, BINS + 1, dtype=torch.float64).tolist()
         threshold = sum(self.thresholds) / len(self.thresholds) if self.thresholds else None
@@ -128,7 +129,7 @@ class Recorder:
         if self.labels is not None:
             of_anchor, of_candidate = self.labels.cpu()[pairs].unbind(1)
             columns["correct"] = ((of_anchor == of_candidate) & (of_anchor >= 0)).numpy()
-        path = self.folder / "flagged.parquet"
+        path = self.folder / FLAGGED
         if path.is_file():
             before = pq.read_table(path)
             earlier = before["epoch"].to_numpy() < epoch
@@ -154,7 +155,7 @@ def write_embedding(folder: Path, encoder: nn.Module, images: ImageSet, size: in
     arrays: dict[str, Any] = {"features": features.numpy(), "rows": rows.numpy()}
     if images.labels is not None:
         arrays["labels"] = images.labels[rows].numpy()
-    with replacing(folder / "embedding.npz") as file:
+    with replacing(folder / EMBEDDING) as file:
         np.savez(file, **arrays)
 
 
@@ -162,9 +163,9 @@ def write_thumbnails(folder: Path, images: ImageSet) -> None:
     """Small pictures of the anchors that were flagged for at most recorded epochs, and of their best-scored candidates."""
     import pyarrow.parquet as pq
 
-    path = folder / "flagged.parquet"
+    path = folder / FLAGGED
     rows = gallery_rows(pq.read_table(path).to_pydict()) if path.is_file() else []
-    with replacing(folder / "thumbnails.npz") as file:
+    with replacing(folder / THUMBNAILS) as file:
         np.savez_compressed(file, **thumbnail_arrays(images, rows))
 
 
