@@ -102,14 +102,14 @@ def test_a_headline_and_verdicts_that_cannot_be_made_are_said(small, comparison,
         raise error
 
     for name in ("run_headline", "headline", "judge"):
-        monkeypatch.setattr(f"falseneg.report.page.{name}", fails)
+        monkeypatch.setattr(f"falseneg.report.verdict.{name}", fails)
     assert "the headline cannot be drawn" in notes(page(small))
     said = notes(page(comparison))
     assert "the headline cannot be drawn" in said and "the verdicts cannot be drawn" in said
 
 
 def test_a_fault_of_the_program_is_not_hidden(small, monkeypatch):
-    monkeypatch.setattr("falseneg.report.page.run_headline", lambda run: run.no_such_attribute)
+    monkeypatch.setattr("falseneg.report.verdict.run_headline", lambda run: run.no_such_attribute)
     with pytest.raises(AttributeError):
         page(small)
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from falseneg.compare.differences import GapClosed
-from falseneg.report.curves import QUANTITIES, chart, points, style_of
-from falseneg.report.embedding_map import draw_map, in_two_dimensions
-from falseneg.report.histogram import histograms
-from falseneg.report.page import variant_styles
-from falseneg.report.strips import gap_strip, seeds_strip
+from falseneg.report.chart import chart, points, style_of, variant_styles
+from falseneg.report.frame import Axis, Frame, ticks
+from falseneg.report.sections.curves import QUANTITIES
+from falseneg.report.sections.map import draw_map, in_two_dimensions
+from falseneg.report.sections.results import gap_strip, seeds_strip
+from falseneg.report.sections.similarities import histograms
 from falseneg.report.svg import MARKS, mark, percent, plain, round_steps, tag
 
 
@@ -43,6 +44,49 @@ def test_axes_have_round_numbers_around_the_data(low, high, expected):
     steps = round_steps(low, high)
     assert steps[0] <= low and steps[-1] >= high
     assert steps == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "texts"),
+    [
+        ([0, 0.00025, 0.0005], False, ["0", "0.00025", "0.00050"]),
+        ([0.9975, 0.998, 0.9985], True, ["99.75%", "99.80%", "99.85%"]),
+        ([0, 12_500, 25_000], False, ["0", "12,500", "25,000"]),
+        ([0, 250_000, 500_000], False, ["0", "250k", "500k"]),
+        ([-1.5, 0, 1.5], False, ["−1.5", "0", "1.5"]),
+        ([0, 1.25e6], False, ["0", "1.25M"]),
+        ([0, 2e-7, 4e-7], False, ["0", "2e−07", "4e−07"]),
+        ([3], False, ["3"]),
+        ([], True, []),
+    ],
+)
+def test_numbers_of_an_axis_are_never_rounded(steps, share, texts):
+    assert ticks(steps, share) == texts
+
+
+def number(text):
+    share = 0.01 if text.endswith("%") else 1
+    unit = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.get(text.rstrip("%")[-1], 1)
+    return float(text.rstrip("kMGT%").replace("−", "-").replace(",", "")) * unit * share
+
+
+@pytest.mark.parametrize("scale", [3e-6, 0.0123, 1.0, 987.0, 1.3e5, 4e9])
+@pytest.mark.parametrize("share", [False, True])
+def test_every_number_stands_exactly_where_it_says_and_has_its_line(scale, share):
+    x, y = Axis(scale, 3.3 * scale, round_steps(scale, 3.3 * scale, 5)), Axis.along(round_steps(0, scale), share=share)
+    frame = Frame(x, y)
+    drawn = frame.draw("label")
+    lines = {float(line.get("y1")) for line in elements(drawn, "line", "grid")}
+    marks = {float(at) for at in re.findall(r"M([\d.]+) [\d.]+v4", elements(drawn, "path", "base")[1].get("d"))}
+    up = [tick for tick in elements(drawn, "text", "tick") if tick.get("text-anchor") == "end"]
+    across = [tick for tick in elements(drawn, "text", "tick") if tick.get("text-anchor") == "middle"]
+    assert len(up) == len(lines) == len(y.steps) and len(across) == len(marks) > 1
+    for tick in up:
+        assert float(tick.get("y")) - 4 == pytest.approx(frame.up(number(tick.text)), abs=0.011)
+        assert min(abs(float(tick.get("y")) - 4 - line) for line in lines) < 0.011
+    for tick in across:
+        assert float(tick.get("x")) == pytest.approx(frame.across(number(tick.text)), abs=0.011)
+        assert min(abs(float(tick.get("x")) - at) for at in marks) < 0.06
 
 
 def test_epochs_are_whole():

@@ -4,17 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
+from falseneg.report.arrays import are, check, read_arrays
+from falseneg.report.comparison import ComparisonRecord
+from falseneg.report.flags import FLAGGED
+from falseneg.report.pictures import THUMBNAILS, class_name
+from falseneg.report.read import File, RunRecord
+from falseneg.report.section import Section, part
 from falseneg.report.svg import MARKS, PALETTE, Scale, drawing, mark, tag
+from falseneg.train import names
 
 WIDTH, HEIGHT, MARGIN = 360, 300, 16
 MOST_POINTS = 600
 """Points on a map: more make it slow to draw and no clearer."""
 NAMED_CLASSES = 20
 """Up to this many classes are named on the map."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Features for the map: (m, F), and (m,) labels or None."""
+
+    features: np.ndarray
+    labels: np.ndarray | None
+
+
+def _read(path: Path, _: RunRecord) -> Embedding:
+    arrays = read_arrays(path)
+    features, labels = arrays["features"], arrays.get("labels")
+    check(are(features, "f", dimensions=2) and (labels is None or are(labels, "iu", len(features))))
+    return Embedding(features, labels)
+
+
+EMBEDDING = File(names.EMBEDDING, _read, lambda run: run.finished)
 
 
 @dataclass(frozen=True)
@@ -63,13 +90,13 @@ def draw_map(features: np.ndarray, labels: np.ndarray | None, class_names: Seque
 def _names(middles: Sequence[tuple[str, float, float]]) -> list[Markup]:
     """Names in the middle of their classes, moved down where they would lie on one another."""
     placed: list[tuple[float, float]] = []
-    names = []
+    written = []
     for name, x, y in sorted(middles, key=lambda middle: middle[2]):
         while any(abs(x - other) < 44 and abs(y - above) < 12 for other, above in placed):
             y += 2.0
         placed.append((x, y))
-        names.append(tag("text", name, x=x, y=y, text_anchor="middle", class_="place"))
-    return names
+        written.append(tag("text", name, x=x, y=y, text_anchor="middle", class_="place"))
+    return written
 
 
 def _marks(members: np.ndarray, order: int, label: int, name: str, x: Scale, y: Scale) -> Markup:
@@ -77,13 +104,6 @@ def _marks(members: np.ndarray, order: int, label: int, name: str, x: Scale, y: 
     colour = f"c{order % PALETTE}" if label >= 0 else "unknown"
     path = "".join(mark(shape, x(across), y(up), 4) for across, up in members)
     return tag("path", tag("title", name), d=path, class_=f"point {shape} {colour}")
-
-
-def class_name(label: int, class_names: Sequence[str] | None) -> str:
-    """What a class is called: its name, or "class 3" where names are unknown."""
-    if class_names is not None and 0 <= label < len(class_names):
-        return str(class_names[label])
-    return f"class {label}"
 
 
 def in_two_dimensions(features: np.ndarray) -> tuple[np.ndarray, str]:
@@ -102,3 +122,39 @@ def in_two_dimensions(features: np.ndarray) -> tuple[np.ndarray, str]:
     with threadpool_limits(1):
         flat = TSNE(init="pca", random_state=0, perplexity=min(30.0, len(unit) / 4)).fit_transform(unit)
     return flat, "t-SNE"
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """The map of one run: its title (empty for the page's only run)."""
+
+    title: str
+    map: Map
+
+
+def _of_run(run: RunRecord) -> list[Mapped] | None:
+    drawn = _drawn(run, _class_names([run]))
+    return [Mapped("", drawn)] if drawn else None
+
+
+def _of_comparison(record: ComparisonRecord) -> list[Mapped] | None:
+    class_names = _class_names([run for _, run in record.examples.values()])
+    drawn = [(f"{name}, seed {seed}", _drawn(run, class_names)) for name, (seed, run) in record.examples.items()]
+    return [Mapped(title, one) for title, one in drawn if one] or None
+
+
+def _class_names(runs: Sequence[RunRecord]) -> list[str] | None:
+    """The names of the classes, from the first run that has them."""
+    pictured = [thumbnails for run in runs if (thumbnails := run.get(THUMBNAILS))]
+    return next((thumbnails.class_names for thumbnails in pictured if thumbnails.class_names), None)
+
+
+def _drawn(run: RunRecord, class_names: list[str] | None) -> Map | None:
+    embedding = run.get(EMBEDDING)
+    if embedding is None:
+        return None
+    draw = partial(draw_map, embedding.features, embedding.labels, class_names)
+    return part(run.notes, f"{run.name}: the map", draw)
+
+
+SECTION = Section(90, "map", "Map of the embedding", "Map", _of_run, _of_comparison, (FLAGGED, THUMBNAILS, EMBEDDING))

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from falseneg.report.embedding_map import class_name
-from falseneg.report.read import Flagged, Thumbnails
+from falseneg.report.chart import Style, spread
+from falseneg.report.comparison import ComparisonRecord
+from falseneg.report.flags import FLAGGED, Flagged
+from falseneg.report.pictures import THUMBNAILS, Picture, PictureMaker, Thumbnails
+from falseneg.report.read import RunRecord
+from falseneg.report.section import Section, part
+
+ANCHORS_OF_RUN, ANCHORS_OF_VARIANT = 10, 5
+"""Anchors of a run, and of each variant of a comparison."""
 
 PER_ANCHOR = 8
 """Flagged negatives shown of an anchor at one epoch, at most."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A thumbnail with what is said of it.
-
-    Attributes:
-        data: the picture, as a data address.
-        name: its file or key.
-        caption: its class where that is known; else nothing, but of an anchor its name.
-        verdict: "right", "wrong" or "unknown"; of an anchor "anchor".
-        score: the cosine with its anchor; None for an anchor.
-    """
-
-    data: str
-    name: str
-    caption: str
-    verdict: str
-    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +100,7 @@ def _choose(flagged: Flagged, epochs: Sequence[int], thumbnails: Thumbnails, mos
             ranks.setdefault((missing, -flagged_at), []).append(anchor)
     chosen: list[int] = []
     for rank in sorted(ranks):
-        chosen += _spread(sorted(ranks[rank]), most - len(chosen))
+        chosen += spread(sorted(ranks[rank]), most - len(chosen))
     return chosen
 
 
@@ -122,12 +109,6 @@ def _best(flagged: Flagged, anchor: int, epoch: int) -> np.ndarray:
     places = np.flatnonzero((flagged.anchor == anchor) & (flagged.epoch == epoch))
     places = places[np.argsort(-flagged.score[places], kind="stable")]
     return places[np.sort(np.unique(flagged.candidate[places], return_index=True)[1])]
-
-
-def _spread(rows: list[int], most: int) -> list[int]:
-    if len(rows) <= most:
-        return rows
-    return [rows[round(index * (len(rows) - 1) / max(1, most - 1))] for index in range(most)]
 
 
 def _strip(flagged: Flagged, anchor: int, epoch: int, maker: PictureMaker) -> Strip:
@@ -142,37 +123,35 @@ def _strip(flagged: Flagged, anchor: int, epoch: int, maker: PictureMaker) -> St
     return Strip(epoch, pictures, len(places), right)
 
 
-class PictureMaker:
-    """Makes pictures of rows; each is encoded once."""
+@dataclass(frozen=True)
+class Pictured:
+    """The gallery of one run: its title (empty for the page's only run) and how it is marked."""
 
-    def __init__(self, thumbnails: Thumbnails) -> None:
-        self.thumbnails = thumbnails
-        self.place = {int(row): index for index, row in enumerate(thumbnails.rows)}
-        self.encoded: dict[int, str] = {}
-
-    def has(self, row: int) -> bool:
-        return row in self.place
-
-    def picture(self, row: int, verdict: str, score: float | None = None) -> Picture:
-        index = self.place[row]
-        if row not in self.encoded:
-            self.encoded[row] = data_address(self.thumbnails.images[index])
-        name = self.thumbnails.names[index] if self.thumbnails.names is not None else f"image {row}"
-        label = -1 if self.thumbnails.labels is None else int(self.thumbnails.labels[index])
-        caption = class_name(label, self.thumbnails.class_names) if label >= 0 else name if verdict == "anchor" else ""
-        return Picture(self.encoded[row], name, caption, verdict, score)
+    title: str
+    style: Style | None
+    gallery: Gallery
 
 
-def data_address(image: np.ndarray) -> str:
-    """A (H, W, 3) uint8 picture inside the page: PNG, which keeps drawn pixels, or JPEG where that is smaller."""
-    from PIL import Image
+def _of_run(run: RunRecord) -> list[Pictured] | None:
+    gallery = _built(run, ANCHORS_OF_RUN)
+    return [Pictured("", None, gallery)] if gallery else None
 
-    written = []
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, kind, **options)
-        written.append((len(buffer.getvalue()), kind, buffer.getvalue()))
-    # Photographs are three times smaller as JPEG; of drawings the exact pixels are kept unless that costs much.
-    png, jpeg = written
-    _, kind, content = jpeg if png[0] > 1.5 * jpeg[0] else png
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+def _of_comparison(record: ComparisonRecord) -> list[Pictured] | None:
+    found = []
+    for name, (seed, run) in record.examples.items():
+        # An oracle's flags are right by definition.
+        if name not in record.oracles and (gallery := _built(run, ANCHORS_OF_VARIANT)):
+            found.append(Pictured(f"{name}, seed {seed}", record.styles[name], gallery))
+    return found or None
+
+
+def _built(run: RunRecord, most: int) -> Gallery | None:
+    flagged = run.get(FLAGGED)
+    if flagged is None:
+        return None
+    build = partial(build_gallery, flagged, run.get(THUMBNAILS), most)
+    return part(run.notes, f"{run.name}: what was flagged", build)
+
+
+SECTION = Section(70, "gallery", "What was flagged", "Flagged", _of_run, _of_comparison, (FLAGGED, THUMBNAILS))
