@@ -7,6 +7,7 @@ import torch
 from train.parts import digits
 
 import falseneg as fn
+from falseneg.data import ImageSet
 from falseneg.losses import Criterion
 from falseneg.methods.base import Embeddings
 from falseneg.methods.simclr import contrast_views
@@ -14,6 +15,22 @@ from falseneg.train import record
 from falseneg.train.record import Recorder, gallery_rows, recorded_epochs, thumbnail, write_thumbnails
 
 CLOCK = fn.Clock(0, 1, 1)
+
+
+class Named(ImageSet):
+    """Images that have names, for what is recorded of them."""
+
+    def __init__(self, labels=None, rows=12, names=None, class_names=None):
+        self.labels, self.rows, self.names, self.class_names = labels, rows, names, class_names
+
+    def __len__(self):
+        return self.rows
+
+    def describe(self, row):
+        return self.names[row] if self.names else f"photo {row}.jpg"
+
+    def image(self, row):
+        return torch.full((3, 90, 120), row, dtype=torch.uint8)
 
 
 def judged(sample, seed=0, detector=None):
@@ -24,7 +41,7 @@ def judged(sample, seed=0, detector=None):
 
 
 def recorder_of(folder, labels=None, rows=12):
-    return Recorder(folder, labels, rows, 2, 0, torch.device("cpu"))
+    return Recorder(folder, labels, Named(labels, rows), 2, 0, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +93,7 @@ def test_the_number_of_pairs_is_bounded(tmp_path, monkeypatch):
 
 def test_the_number_of_histograms_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "MOST_HISTOGRAMS", 2)
-    recorder = Recorder(tmp_path, None, 12, 5, 0, torch.device("cpu"))
+    recorder = Recorder(tmp_path, None, Named(), 5, 0, torch.device("cpu"))
     for seed in range(5):
         recorder.add(judged(range(12), seed))
     # Steps 0 and 3 of 5, each of 24 views with 22 negatives.
@@ -139,7 +156,7 @@ def test_thumbnails(shape):
     image = torch.zeros(3, *shape, dtype=torch.uint8)
     image[0] = 255
     small = thumbnail(image)
-    assert small.shape == (3, 64, 64) and small.dtype == torch.uint8
+    assert small.shape == (3, 96, 96) and small.dtype == torch.uint8
     assert (small[0] == 255).all() and not small[1:].any()
 
 
@@ -150,4 +167,4 @@ def test_without_any_flagged_pair(tmp_path):
     write_thumbnails(tmp_path, digits(12))
     thumbnails = np.load(tmp_path / "thumbnails.npz")
     assert pq.read_table(tmp_path / "flagged.parquet").num_rows == 0
-    assert thumbnails["images"].shape == (0, 64, 64, 3)
+    assert thumbnails["images"].shape == (0, 96, 96, 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +91,11 @@ def _render(page: Page, content: Callable[[Section], Any]) -> str:
         (section, content(section)) for section in all_sections()
     ]  # all before the first is shown: it has the notes
     shown = [(section, _shown(environment, section, page, it)) for section, it in made if it is not None]
-    return environment.get_template("page.html").render(page=page, sections=shown)
+    script = (TEMPLATES / "script.js").read_text("utf-8")  # with the ends of lines that a browser sees
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        page=page, sections=shown, script=Markup(script), script_hash=f"sha256-{digest}"
+    )
 
 
 def _shown(environment: Any, section: Section, page: Page, it: Any) -> Markup:

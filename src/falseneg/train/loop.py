@@ -70,8 +70,8 @@ class Training:
         self.fabric = self.learner.fabric
         self.clock = Clock(0, self.sampler.batches_per_epoch, self.data.epochs)
         self.labels = labels_on(self.fabric.device, self.data.train)
-        rows, steps = len(self.data.train), self.clock.steps_per_epoch
-        self.recorder = Recorder(self.folder, self.labels, rows, steps, self.run.seed, self.fabric.device)
+        images, steps = self.data.train, self.clock.steps_per_epoch
+        self.recorder = Recorder(self.folder, self.labels, images, steps, self.run.seed, self.fabric.device)
         self.recorded = recorded_epochs(self.clock.epochs)
         self.window, self.of_epoch = Meter(), Meter()
         self.window_seconds = self.epoch_seconds = 0.0

@@ -27,7 +27,7 @@ from falseneg.train.folder import about, claimed, final_figures, write_about
 from falseneg.train.guards import determinism, in_one_sentence
 from falseneg.train.loop import Training
 from falseneg.train.metrics import Metrics, further_loggers
-from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER, FLAGGED, METRICS, PER_SAMPLE, SIMILARITIES
+from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER, FLAGGED, METRICS, PAIRS, PER_SAMPLE, SIMILARITIES
 from falseneg.train.per_sample import write_clusters
 from falseneg.train.prepare import Prepared, loader_of, prepare, prepare_criterion, settings, views_of
 from falseneg.train.progress import Progress, Silent, default_progress, duration
@@ -169,7 +169,7 @@ def _open_files(
         if configuration is not None:  # first: a run that is killed from here on can be resumed
             write_bytes(folder / CONFIG, configuration.encode())
         described = write_about(folder, run.seed, facts, resume)
-        for name in (METRICS, FLAGGED, SIMILARITIES):
+        for name in (METRICS, FLAGGED, PAIRS, SIMILARITIES):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / PER_SAMPLE, ignore_errors=True)
     loggers = further_loggers(run.loggers, folder, described.get("id", folder.name), facts["settings"])

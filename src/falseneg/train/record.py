@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from falseneg.files import replacing, write_bytes
 from falseneg.losses import Judged
 from falseneg.rules import AboveThreshold, SameGroup
 from falseneg.statistics import flagged_pairs, similarity_histogram
-from falseneg.train.names import EMBEDDING, FLAGGED, SIMILARITIES, THUMBNAILS
+from falseneg.train.names import EMBEDDING, FLAGGED, PAIRS, PICTURES, SIMILARITIES, THUMBNAILS
+from falseneg.train.pairs import NAMED, as_csv, pair_table, write_pictures
 
 if TYPE_CHECKING:
     from falseneg.data import ImageSet
@@ -30,10 +32,10 @@ MOST_PAIRS = 100_000
 MOST_HISTOGRAMS = 100
 """Steps of one epoch that the histogram of similarities is made of, at most, evenly spread."""
 BINS = 100
-MAPPED = 1000
-"""Images in the embedding that the map is drawn of, at most."""
-ANCHORS, PER_ANCHOR, SIDE = 16, 8, 64
-"""The gallery: anchors, candidates of each at each recorded epoch, and pixels of a thumbnail's side."""
+MAPPED, MAP_SIDE = 600, 48
+"""The map: images on it at most, and pixels of a side of their pictures."""
+ANCHORS, PER_ANCHOR, SIDE = 16, 8, 96
+"""The gallery: anchors; candidates of each at each recorded epoch, and wrong ones; pixels of a thumbnail's side."""
 
 _COLLECTED = ("steps", "pairs", "scores", "histogram", "thresholds")
 
@@ -50,21 +52,22 @@ class Recorder:
     Attributes:
         folder: of the run.
         labels: (rows,) int64 on the device, or None.
-        rows: images in the data set.
+        images: the data set.
         steps_per_epoch: over which the recorded pairs are spread.
         watched: (rows,) bool on the device, the anchors whose pairs are recorded.
     """
 
     folder: Path
     labels: Tensor | None
-    rows: int
+    images: ImageSet
     steps_per_epoch: int
     seed: int
     device: torch.device
 
     def __post_init__(self) -> None:
-        chosen = torch.randperm(self.rows, generator=torch.Generator().manual_seed(self.seed))[:WATCHED]
-        self.watched = torch.zeros(self.rows, dtype=torch.bool)
+        rows = len(self.images)
+        chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(self.seed))[:WATCHED]
+        self.watched = torch.zeros(rows, dtype=torch.bool)
         self.watched[chosen] = True
         self.watched = self.watched.to(self.device)
         self.clear()
@@ -122,20 +125,16 @@ class Recorder:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        pairs = torch.cat([torch.empty(0, 2, dtype=torch.int64), *self.pairs])
-        columns: dict[str, Any] = {"anchor": pairs[:, 0].numpy(), "candidate": pairs[:, 1].numpy()}
-        columns["score"] = torch.cat([torch.empty(0, dtype=torch.float32), *self.scores]).numpy()
-        columns["epoch"] = np.full(len(pairs), epoch, dtype=np.int32)
-        if self.labels is not None:
-            of_anchor, of_candidate = self.labels.cpu()[pairs].unbind(1)
-            columns["correct"] = ((of_anchor == of_candidate) & (of_anchor >= 0)).numpy()
+        pairs = torch.cat([torch.empty(0, 2, dtype=torch.int64), *self.pairs]).numpy()
+        scores = torch.cat([torch.empty(0, dtype=torch.float32), *self.scores]).numpy()
+        table = pair_table(self.images, pairs, scores, epoch)
         path = self.folder / FLAGGED
         if path.is_file():
             before = pq.read_table(path)
-            earlier = before["epoch"].to_numpy() < epoch
-            columns = {key: np.concatenate([before[key].to_numpy()[earlier], new]) for key, new in columns.items()}
+            earlier = before.filter(before["epoch"].to_numpy() < epoch)
+            table = pa.concat_tables([earlier, table], promote_options="default")
         with replacing(path) as file:
-            pq.write_table(pa.table(columns), file, compression="zstd")  # type: ignore[attr-defined]
+            pq.write_table(table, file, compression="zstd")
 
 
 def _highest(pairs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,27 +145,46 @@ def _highest(pairs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def write_embedding(folder: Path, encoder: nn.Module, images: ImageSet, size: int, device: torch.device) -> None:
-    """Features of some images, evenly spread over the data set, for the map."""
+    """Features and pictures of some images, evenly spread over the data set, for the map."""
     from falseneg.data import Subset
     from falseneg.evaluation import extract_features
 
     rows = torch.linspace(0, len(images) - 1, min(MAPPED, len(images))).long()
     features = extract_features(encoder, Subset(images, rows), size, device=device)
     arrays: dict[str, Any] = {"features": features.numpy(), "rows": rows.numpy()}
+    arrays["names"] = np.array([images.describe(row) for row in rows.tolist()], dtype=str)
+    arrays["images"] = np.stack(
+        [thumbnail(_small(images, row), MAP_SIDE).permute(1, 2, 0).numpy() for row in rows.tolist()]
+    )
     if images.labels is not None:
         arrays["labels"] = images.labels[rows].numpy()
     with replacing(folder / EMBEDDING) as file:
-        np.savez(file, **arrays)
+        np.savez_compressed(file, **arrays)
+
+
+def _small(images: ImageSet, row: int) -> Tensor:
+    """An image, decoded at a smaller size where that takes less time."""
+    return images.reduced(row, lambda height, width: max(1, min(height, width) // (2 * MAP_SIDE)))
 
 
 def write_thumbnails(folder: Path, images: ImageSet) -> None:
-    """Small pictures of the anchors that were flagged for at most recorded epochs, and of their best-scored candidates."""
+    """Small pictures of the anchors that were flagged for at most recorded epochs, and of their best-scored candidates.
+
+    They are written as arrays for the report, and as files for readers of the CSV of pairs, which is written, too.
+    """
     import pyarrow.parquet as pq
 
-    path = folder / FLAGGED
-    rows = gallery_rows(pq.read_table(path).to_pydict()) if path.is_file() else []
+    table = pq.read_table(folder / FLAGGED) if (folder / FLAGGED).is_file() else None
+    rows: list[int] = []
+    if table is not None:
+        rows = gallery_rows(table.select([name for name in table.column_names if name not in NAMED]).to_pydict())
+    arrays = thumbnail_arrays(images, rows)
     with replacing(folder / THUMBNAILS) as file:
-        np.savez_compressed(file, **thumbnail_arrays(images, rows))
+        np.savez_compressed(file, **arrays)
+    shutil.rmtree(folder / PICTURES, ignore_errors=True)
+    write_pictures(folder, rows, arrays["images"])
+    if table is not None:
+        write_bytes(folder / PAIRS, as_csv(table, folder))
 
 
 def thumbnail_arrays(images: ImageSet, rows: Sequence[int]) -> dict[str, Any]:
@@ -186,11 +204,11 @@ def thumbnail_arrays(images: ImageSet, rows: Sequence[int]) -> dict[str, Any]:
 
 def gallery_rows(flagged: Mapping[str, Sequence[Any]]) -> list[int]:
     """The data-set rows that the gallery shows, from the columns of flagged.parquet."""
-    of_anchor: dict[int, dict[int, list[tuple[float, int]]]] = {}
-    for anchor, candidate, score, epoch in zip(
-        *(flagged[k] for k in ("anchor", "candidate", "score", "epoch")), strict=True
-    ):
-        of_anchor.setdefault(anchor, {}).setdefault(epoch, []).append((-score, candidate))
+    of_anchor: dict[int, dict[int, list[tuple[float, int, bool | None]]]] = {}
+    correct = flagged.get("correct", [None] * len(flagged["anchor"]))
+    columns = [*(flagged[key] for key in ("anchor", "candidate", "score", "epoch")), correct]
+    for anchor, candidate, score, epoch, right in zip(*columns, strict=True):
+        of_anchor.setdefault(anchor, {}).setdefault(epoch, []).append((-score, candidate, right))
     chosen: list[int] = []
     for epochs in sorted({len(seen) for seen in of_anchor.values()}, reverse=True):
         group = sorted(anchor for anchor, seen in of_anchor.items() if len(seen) == epochs)
@@ -200,15 +218,17 @@ def gallery_rows(flagged: Mapping[str, Sequence[Any]]) -> list[int]:
     rows = set(chosen)
     for anchor in chosen:
         for candidates in of_anchor[anchor].values():
-            rows.update(candidate for _, candidate in sorted(candidates)[:PER_ANCHOR])
+            ranked = sorted(candidates, key=lambda one: one[:2])
+            rows.update(candidate for _, candidate, _ in ranked[:PER_ANCHOR])
+            rows.update([candidate for _, candidate, right in ranked if right is False][:PER_ANCHOR])
     return sorted(rows)
 
 
-def thumbnail(image: Tensor) -> Tensor:
-    """(3, 64, 64) uint8: the middle square of a (3, H, W) uint8 image."""
-    side = min(image.shape[-2:])
-    top, left = (image.shape[-2] - side) // 2, (image.shape[-1] - side) // 2
-    square = image[None, :, top : top + side, left : left + side].float()
+def thumbnail(image: Tensor, side: int = SIDE) -> Tensor:
+    """(3, side, side) uint8: the middle square of a (3, H, W) uint8 image."""
+    middle = min(image.shape[-2:])
+    top, left = (image.shape[-2] - middle) // 2, (image.shape[-1] - middle) // 2
+    square = image[None, :, top : top + middle, left : left + middle].float()
     # Tiny images are shown as the pixels that they are.
-    form: dict[str, Any] = {"mode": "bilinear", "antialias": True} if side > SIDE // 2 else {"mode": "nearest"}
-    return interpolate(square, (SIDE, SIDE), **form)[0].round().clamp(0, 255).to(torch.uint8)
+    form: dict[str, Any] = {"mode": "bilinear", "antialias": True} if middle > side // 2 else {"mode": "nearest"}
+    return interpolate(square, (side, side), **form)[0].round().clamp(0, 255).to(torch.uint8)

@@ -1,7 +1,8 @@
-"""Anchors with the negatives that were flagged for them, early and late in training."""
+"""Anchors with the negatives that were flagged for them, early and late in training, and the pairs as a table."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +15,15 @@ from falseneg.report.flags import FLAGGED, Flagged
 from falseneg.report.pictures import THUMBNAILS, Picture, PictureMaker, Thumbnails
 from falseneg.report.read import RunRecord
 from falseneg.report.section import Section, part
+from falseneg.train.pairs import as_csv
 
-ANCHORS_OF_RUN, ANCHORS_OF_VARIANT = 10, 5
+ANCHORS_OF_RUN, ANCHORS_OF_VARIANT = 12, 5
 """Anchors of a run, and of each variant of a comparison."""
-
 PER_ANCHOR = 8
-"""Flagged negatives shown of an anchor at one epoch, at most."""
+"""Flagged negatives shown of an anchor at one epoch, at most; and wrong ones."""
+DOWNLOADED = 5000
+"""Pairs in the page's own table, at most: 100 bytes each."""
+VERDICTS = {1: "right", 0: "wrong", -1: "unknown"}
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,14 @@ class Strip:
     Attributes:
         epoch: from 1.
         pictures: at most `PER_ANCHOR` of them.
+        further: wrong ones that are not among them, shown where only the wrong are: in all at most `PER_ANCHOR` wrong.
         flags: how many images were flagged in all.
         right: how many of all were truly false negatives; None without labels.
     """
 
     epoch: int
     pictures: list[Picture]
+    further: list[Picture]
     flags: int
     right: int | None
 
@@ -78,7 +84,8 @@ def build_gallery(flagged: Flagged, thumbnails: Thumbnails | None, most: int) ->
     for epoch in epochs:
         chosen = flagged.epoch == epoch
         counts.append(int(chosen.sum()))
-        shares.append(None if flagged.correct is None else float(flagged.correct[chosen].mean()))
+        known = np.empty(0) if flagged.correct is None else flagged.correct[chosen & (flagged.correct >= 0)]
+        shares.append(float(known.mean()) if len(known) else None)
     gallery = Gallery(epochs, shares, counts)
     if thumbnails is not None:
         maker = PictureMaker(thumbnails)
@@ -113,14 +120,20 @@ def _best(flagged: Flagged, anchor: int, epoch: int) -> np.ndarray:
 
 def _strip(flagged: Flagged, anchor: int, epoch: int, maker: PictureMaker) -> Strip:
     places = _best(flagged, anchor, epoch)
-    pictures: list[Picture] = []
+    pictures, further, wrong = list[Picture](), list[Picture](), 0
     for place in places:
-        candidate = int(flagged.candidate[place])
-        if maker.has(candidate) and len(pictures) < PER_ANCHOR:
-            verdict = "unknown" if flagged.correct is None else "right" if flagged.correct[place] else "wrong"
+        candidate, verdict = int(flagged.candidate[place]), "unknown"
+        if flagged.correct is not None:
+            verdict = VERDICTS[int(flagged.correct[place])]
+        if not maker.has(candidate):
+            continue
+        if len(pictures) < PER_ANCHOR:
             pictures.append(maker.picture(candidate, verdict, float(flagged.score[place])))
-    right = None if flagged.correct is None else int(flagged.correct[places].sum())
-    return Strip(epoch, pictures, len(places), right)
+        elif verdict == "wrong" and wrong < PER_ANCHOR:
+            further.append(maker.picture(candidate, verdict, float(flagged.score[place])))
+        wrong += verdict == "wrong"
+    right = None if flagged.correct is None else int((flagged.correct[places] == 1).sum())
+    return Strip(epoch, pictures, further, len(places), right)
 
 
 @dataclass(frozen=True)
@@ -132,18 +145,38 @@ class Pictured:
     gallery: Gallery
 
 
-def _of_run(run: RunRecord) -> list[Pictured] | None:
-    gallery = _built(run, ANCHORS_OF_RUN)
-    return [Pictured("", None, gallery)] if gallery else None
+@dataclass(frozen=True)
+class Download:
+    """Pairs of the last recorded epoch as CSV, inside the page: the address, the pairs in it, and those of the epoch."""
+
+    address: str
+    pairs: int
+    of: int
 
 
-def _of_comparison(record: ComparisonRecord) -> list[Pictured] | None:
+@dataclass(frozen=True)
+class Galleries:
+    """The galleries, and of a single run its pairs."""
+
+    galleries: list[Pictured]
+    download: Download | None = None
+
+
+def _of_run(run: RunRecord) -> Galleries | None:
+    gallery, flagged = _built(run, ANCHORS_OF_RUN), run.get(FLAGGED)
+    if gallery is None or flagged is None:
+        return None
+    download = part(run.notes, "the table of pairs", lambda: _download(flagged))
+    return Galleries([Pictured("", None, gallery)], download)
+
+
+def _of_comparison(record: ComparisonRecord) -> Galleries | None:
     found = []
     for name, (seed, run) in record.examples.items():
         # An oracle's flags are right by definition.
         if name not in record.oracles and (gallery := _built(run, ANCHORS_OF_VARIANT)):
             found.append(Pictured(f"{name}, seed {seed}", record.styles[name], gallery))
-    return found or None
+    return Galleries(found) if found else None
 
 
 def _built(run: RunRecord, most: int) -> Gallery | None:
@@ -152,6 +185,11 @@ def _built(run: RunRecord, most: int) -> Gallery | None:
         return None
     build = partial(build_gallery, flagged, run.get(THUMBNAILS), most)
     return part(run.notes, f"{run.name}: what was flagged", build)
+
+
+def _download(flagged: Flagged) -> Download:
+    chosen, of = flagged.best(DOWNLOADED)
+    return Download(f"data:text/csv;base64,{base64.b64encode(as_csv(chosen)).decode()}", len(chosen), of)
 
 
 SECTION = Section(70, "gallery", "What was flagged", "Flagged", _of_run, _of_comparison, (FLAGGED, THUMBNAILS))
