@@ -1,6 +1,8 @@
+import csv
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -168,3 +170,36 @@ def test_without_any_flagged_pair(tmp_path):
     thumbnails = np.load(tmp_path / "thumbnails.npz")
     assert pq.read_table(tmp_path / "flagged.parquet").num_rows == 0
     assert thumbnails["images"].shape == (0, 96, 96, 3)
+
+
+def test_the_table_for_spreadsheets_and_the_pictures_it_names(tmp_path):
+    images = Named(torch.tensor([0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1]), class_names=["cat", "dog"])
+    recorder = Recorder(tmp_path, images.labels, images, 2, 0, torch.device("cpu"))
+    recorder.add(judged(range(12), detector=fn.FixedThreshold(0.2)))
+    recorder.end_epoch(2)
+    write_thumbnails(tmp_path, images)
+    with open(tmp_path / "flagged.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    table = pq.read_table(tmp_path / "flagged.parquet")
+    assert len(lines) == table.num_rows > 10
+    for line in lines:
+        for side in ("anchor", "candidate"):
+            assert line[f"{side}_name"] == f"photo {line[side]}.jpg"
+            assert (tmp_path / line[f"{side}_thumbnail"]).is_file()
+
+
+def test_wrong_flags_have_pictures_though_they_are_less_similar():
+    columns = {"anchor": [0] * 40, "candidate": list(range(1, 41)), "score": [-n for n in range(40)], "epoch": [1] * 40}
+    right = [n < 20 for n in range(40)]
+    assert gallery_rows(columns | {"correct": right}) == [*range(9), *range(21, 29)]
+    assert gallery_rows(columns | {"correct": [None] * 40}) == list(range(9))
+
+
+def test_an_earlier_run_without_names_is_continued(tmp_path):
+    old = {"anchor": [1], "candidate": [2], "score": pa.array([0.5], pa.float32()), "epoch": pa.array([1], pa.int32())}
+    pq.write_table(pa.table(old), tmp_path / "flagged.parquet")
+    recorder = recorder_of(tmp_path)
+    recorder.add(judged(range(12)))
+    recorder.end_epoch(3)
+    table = pq.read_table(tmp_path / "flagged.parquet").to_pylist()
+    assert table[0]["anchor"] == 1 and table[0]["anchor_name"] is None and table[-1]["anchor_name"].startswith("photo")
