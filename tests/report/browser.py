@@ -73,7 +73,8 @@ class Browser:
     def _note(self, event):
         """Errors of the page: exceptions of its script, and what its security policy refuses."""
         if event.get("method") == "Runtime.exceptionThrown":
-            self.errors.append(event["params"]["exceptionDetails"].get("text", "exception"))
+            details = event["params"]["exceptionDetails"]
+            self.errors.append(details.get("exception", {}).get("description", details["text"]))
         if event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
             self.errors.append(event["params"]["entry"]["text"])
 

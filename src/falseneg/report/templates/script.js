@@ -15,7 +15,7 @@
   };
 
   function enlargements() {
-    const groups = all("#gallery .anchor");
+    const groups = all("#gallery div.anchor");
     if (!groups.length) return;
     const filter = document.getElementById("only-wrong");
     const title = make("h3", { id: "enlarged-title" });
@@ -62,7 +62,6 @@
     }
 
     dialog.addEventListener("keydown", (event) => {
-      if (event.target.type === "checkbox") return;
       if (event.key === "ArrowLeft") show(shown - 1);
       if (event.key === "ArrowRight") show(shown + 1);
     });
