@@ -154,7 +154,7 @@ def test_wrong_figures_are_said_and_the_rest_is_drawn(small):
         html = page(small)
     finally:
         path.write_text(text)
-    assert "values of metrics.jsonl that are no usable numbers are left out (1)" in notes(html)
+    assert "unusable values in metrics.jsonl are left out (1)" in notes(html)
     assert "<b>Precision</b>" in html and "<b>Loss</b>" in html
 
 

@@ -45,7 +45,7 @@ def test_many_classes_show_those_with_the_most_wrong_flags(run_folder, tmp_path)
     columns |= {"anchor_class": classes, "candidate_class": ["class 99"] * len(anchors)}
     pq.write_table(pa.table(columns), folder / "flagged.parquet")
     html = write_report(folder).read_text()
-    matrix = html[html.index('<table class="matrix">') : html.index('<table class="mistakes">')]
+    matrix = html[html.index('<table class="matrix long">') : html.index('<table class="mistakes">')]
     assert matrix.count('<th scope="row">') == 12 and "12 of 40 classes" in matrix
     assert '<th scope="row">class 39</th>' in matrix and '<th scope="row">class 3</th>' not in matrix
     first = html[html.index('<table class="mistakes">') :].split("</tr>")[1]

@@ -228,7 +228,7 @@ def test_variants_with_markup_in_their_names_are_escaped(fake, tmp_path):
 def test_without_labels_everything_else_is_shown(fake, tmp_path):
     fake(images=120, epochs=3, labelled=False).run(tmp_path / "run")
     page = report(tmp_path / "run", tmp_path / "run.html")
-    assert "without labels it cannot be told" in page.text
+    assert "Without labels, there is no measure" in page.text
     sections = {"summary", "curves", "gallery", "similarities", "map", "about"}
     assert {section["id"] for section in page.all("section")} == sections
     assert "<b>Precision</b>" not in page.html and "<b>Share flagged</b>" in page.html
@@ -259,14 +259,14 @@ def test_a_run_in_its_first_epoch_shows_the_loss_of_its_steps(tmp_path):
     lines = [{"kind": "step", "step": n, "epoch": n / 100, "loss": 5 - n / 50, "share_flagged": 0.0} for n in range(30)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = report(tmp_path, tmp_path / "out.html")
-    assert "No epoch of this run is finished yet" in page.text
+    assert "This run has not finished its first epoch yet" in page.text
     assert "<b>Loss</b>" in page.html
     assert "run.json is missing" in page.text
 
 
 def test_an_empty_run_is_a_page_too(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
-    assert "No epoch" in report(tmp_path, tmp_path / "out.html").text
+    assert "first epoch yet" in report(tmp_path, tmp_path / "out.html").text
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_damaged_results_file_is_said(compare_folder, tmp_path):
 def test_one_seed_is_not_enough_for_a_verdict(fake, tmp_path):
     fake(images=60, epochs=2).compare(tmp_path, variants=("none", "fnc-attract"), seeds=(0,))
     page = report(tmp_path, tmp_path / "out.html")
-    assert "cannot be told: that needs at least two seeds" in page.text
+    assert "no verdict yet: it takes at least two seeds" in page.text
     assert "1 seed " in page.text + " "
 
 

@@ -109,9 +109,9 @@ def _read_results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
             notes.append(f"damaged entries of results.json are left out ({len(given) - len(results)})")
         return results
     except FileNotFoundError:
-        notes.append("results.json is missing: the tables are made of the runs, and the gap closed is left out")
+        notes.append("results.json is missing: the tables are made from the runs, without the gap closed")
     except (OSError, ValueError, TypeError, RecursionError):
-        notes.append("results.json is damaged: the tables are made of the runs, and the gap closed is left out")
+        notes.append("results.json is damaged: the tables are made from the runs, without the gap closed")
     return []
 
 
@@ -135,7 +135,7 @@ def _usable(result: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     dropped += "strategy" in result and strategy is not None and "strategy" not in named
     if dropped:
         run = f"{result['variant']}, seed {result['seed']}"
-        notes.append(f"{run}: values of results.json that are no usable numbers are left out ({dropped})")
+        notes.append(f"{run}: unusable values in results.json are left out ({dropped})")
     return named | kept
 
 

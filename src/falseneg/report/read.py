@@ -132,7 +132,7 @@ def read_run(folder: Path, name: str | None = None, notes: list[str] | None = No
     run.settings = run.part(folder / CONFIG, _settings, expected=False) or {}
     cleaned = [figures(line, ("loss",)) for line in run.part(folder / METRICS, _lines) or []]
     if dropped := sum(number for _, number in cleaned):
-        run.notes.append(f"{run.name}: values of {METRICS} that are no usable numbers are left out ({dropped})")
+        run.notes.append(f"{run.name}: unusable values in {METRICS} are left out ({dropped})")
     for line, _ in cleaned:
         _sort_in(run, line)
     run.epochs.sort(key=lambda line: float(line["epoch"]))
@@ -188,7 +188,7 @@ def _lines(path: Path, run: RunRecord) -> list[dict[str, Any]]:
         if isinstance(line, dict):
             lines.append(line)
     if broken:
-        run.notes.append(f"{run.name}: {broken} lines of {METRICS} are damaged and left out")
+        run.notes.append(f"{run.name}: {broken} damaged lines of {METRICS} are left out")
     return lines
 
 

@@ -49,6 +49,6 @@ def part(notes: list[str], what: str, draw: Callable[[], T]) -> T | None:
         return draw()
     except DAMAGED as error:
         notes.append(
-            f"{what} cannot be drawn from the data on record ({type(error).__name__}), so this part is left out"
+            f"{what} cannot be drawn from the recorded data ({type(error).__name__}), so this part is left out"
         )
         return None

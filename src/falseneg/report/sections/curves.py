@@ -14,14 +14,17 @@ from falseneg.report.section import Section, part
 
 QUANTITIES = (
     Quantity(
-        "loss", "Loss", "What training makes small, in nats. Comparable only between equal objectives.", share=False
+        "loss",
+        "Loss",
+        "What training minimises, in nats. Comparable only between runs with the same objective.",
+        share=False,
     ),
-    Quantity("knn", "kNN accuracy", "Test images that their nearest training images name correctly."),
-    Quantity("linear", "Linear accuracy", "Test images that a linear classifier on the features names correctly."),
-    Quantity("share_flagged", "Share flagged", "Negatives that the detector takes for false ones.", of_flags=True),
-    Quantity("precision", "Precision", "Flagged negatives that are truly false. Dotted: chance.", of_flags=True),
-    Quantity("recall", "Recall", "Truly false negatives that are flagged.", of_flags=True),
-    Quantity("f1", "F1", "Precision and recall in one figure: their harmonic mean.", of_flags=True),
+    Quantity("knn", "kNN accuracy", "Test images classified correctly by their nearest training images."),
+    Quantity("linear", "Linear accuracy", "Test images classified correctly by a linear classifier on the features."),
+    Quantity("share_flagged", "Share flagged", "Negatives that the detector flags as false.", of_flags=True),
+    Quantity("precision", "Precision", "Flagged negatives that really are false. Dotted: chance.", of_flags=True),
+    Quantity("recall", "Recall", "False negatives that are flagged.", of_flags=True),
+    Quantity("f1", "F1", "Harmonic mean of precision and recall.", of_flags=True),
 )
 
 

@@ -61,10 +61,10 @@ def _tiles(run: RunRecord) -> list[Tile]:
     if figures.get("few_label_sd") is not None and tiles:
         tiles[-1] = Tile(tiles[-1].name, tiles[-1].value, f"± {percent(figures['few_label_sd'])} over draws of labels")
     if figures.get("precision") is not None:
-        by_chance = f"by chance {percent(figures['chance'])}" if figures.get("chance") is not None else ""
+        by_chance = f"chance: {percent(figures['chance'])}" if figures.get("chance") is not None else ""
         tiles.append(Tile("precision of flags", percent(figures["precision"]), by_chance))
     if figures.get("share_flagged"):
-        found = f"{percent(figures['recall'])} of all false ones" if figures.get("recall") is not None else ""
+        found = f"{percent(figures['recall'])} of false negatives" if figures.get("recall") is not None else ""
         tiles.append(Tile("negatives flagged", percent(figures["share_flagged"]), found))
     seconds = figures.get("seconds_per_epoch", figures.get("seconds"))
     if seconds is not None:

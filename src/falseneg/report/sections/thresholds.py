@@ -23,14 +23,18 @@ CEILING, FLOOR = 24, 268
 BANDS = (("0%", "100%", "all"), ("5%", "95%", "most"), ("25%", "75%", "half"))
 KNOWN = {
     "threshold": ("Learned threshold", "The cosine above which an image's negatives are flagged.", False),
-    "share_flagged": ("Share flagged, image by image", "Of an image's negatives, when it was last seen.", True),
+    "share_flagged": (
+        "Share flagged, image by image",
+        "Share of an image's negatives that were flagged when it was last seen.",
+        True,
+    ),
 }
 OVER_VARIANTS = (
-    Quantity("threshold/50%", "Learned threshold", "Median over the images, a cosine.", share=False),
+    Quantity("threshold/50%", "Learned threshold", "Median over images, as a cosine.", share=False),
     Quantity(
         "threshold/true error",
         "Distance from the true quantile",
-        "Mean absolute difference of cosines, over a sample of images; 0 is perfect.",
+        "Mean absolute difference in cosine over a sample of images; 0 is perfect.",
         share=False,
         of_flags=True,
     ),
@@ -165,7 +169,7 @@ def _hits(
 
 def _in_words(line: Mapping[str, Any], key: str, write: Callable[[float], str]) -> str:
     low, middle, high = (write(line[f"{key}/{at}"]) for at in ("5%", "50%", "95%"))
-    return f"median {middle}, nine tenths of the images from {low} to {high}, {line[f'{key}/known']:,} images"
+    return f"median {middle}, 90% of images from {low} to {high}, {line[f'{key}/known']:,} images"
 
 
 def _row(line: Mapping[str, Any], key: str, write: Callable[[float], str]) -> list[str]:
@@ -182,12 +186,12 @@ def _scatter(epoch: int, name: str, checked: Mapping[str, np.ndarray]) -> Scatte
         sentence += f", correlation {np.corrcoef(true, learned)[0, 1]:.2f}".replace("-", MINUS)
     share = float(checked["share"][known].mean())
     sentence += (
-        f"; {percent(share)} of all similarities lie above the thresholds, {percent(float(checked['alpha']))} should"
+        f"; {percent(share)} of all similarities lie above the thresholds; {percent(float(checked['alpha']))} should"
     )
     sentence = f"{name}: {sentence}" if name else sentence
     ends = np.concatenate([true, learned])
     steps = round_steps(float(ends.min()), float(ends.max()))
-    axes = Axis.along(steps, "true quantile, a cosine"), Axis.along(steps, "learned threshold")
+    axes = Axis.along(steps, "true quantile (cosine)"), Axis.along(steps, "learned threshold")
     frame = Frame(*axes, top=CEILING, bottom=FLOOR)
     x, y = frame.across, frame.up
     dots = "".join(f"M{x(across):.1f} {y(up):.1f}h0" for across, up in zip(true, learned, strict=True))

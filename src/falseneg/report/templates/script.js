@@ -39,7 +39,7 @@
       const copy = make("img", { src: picture.src, alt: picture.alt });
       const lines = [caption && make("b", {}, caption.textContent), make("span", {}, thumb.dataset.name)];
       const said = [verdict && `${verdict === "right" ? "✓" : "✗"} ${verdict}`, thumb.dataset.score && `cosine ${thumb.dataset.score}`];
-      lines.push(make("small", {}, said.filter(Boolean).join(", ")));
+      lines.push(make("small", {}, ...said.filter(Boolean).map((text) => make("i", {}, text))));
       return make("li", { class: `${thumb.className} tile` }, copy, ...lines.filter((line) => line && line.textContent));
     }
 
@@ -47,14 +47,14 @@
       shown = (index + groups.length) % groups.length;
       const group = groups[shown], anchor = group.querySelector(".who .thumb");
       title.textContent = `Anchor ${shown + 1} of ${groups.length}`;
-      content.replaceChildren(make("ul", { class: "tiles who" }, tile(anchor)));
-      const variant = group.closest("details");
-      if (variant) content.prepend(make("p", { class: "of" }, variant.querySelector("summary").textContent.trim()));
+      const flags = make("div", { class: "flags" }), variant = group.closest("details");
+      content.replaceChildren(make("ul", { class: "tiles who" }, tile(anchor)), flags);
+      if (variant) flags.append(make("p", { class: "of" }, variant.querySelector("summary").textContent.trim()));
       for (const strip of all(".strip", group)) {
         const thumbs = all(".thumb", strip), nothing = strip.querySelector(".nothing");
-        content.append(make("h4", {}, strip.querySelector(".age").textContent));
-        if (thumbs.length) content.append(make("ul", { class: "tiles" }, ...thumbs.map(tile)));
-        if (nothing) content.append(nothing.cloneNode(true));
+        flags.append(make("h4", {}, strip.querySelector(".age").textContent));
+        if (thumbs.length) flags.append(make("ul", { class: "tiles" }, ...thumbs.map(tile)));
+        if (nothing) flags.append(nothing.cloneNode(true));
       }
       if (dialog.sync) dialog.sync();
       if (!dialog.open) dialog.showModal();
