@@ -108,10 +108,8 @@
     if (!sheet) picture.hidden = true;
     const controls = make("div", { class: "buttons zoom", role: "group", "aria-label": "Zoom" },
       button("Zoom in", "+", () => zoom(1.6)), button("Zoom out", "−", () => zoom(1 / 1.6)), button("Whole map", "⤢", whole));
-    const stage = make("div", { class: "stage" });
-    svg.replaceWith(stage);
-    stage.append(svg, controls);
-    stage.after(look);
+    figure.querySelector("figcaption").append(controls);
+    svg.after(look);
     svg.setAttribute("tabindex", "0");
     svg.setAttribute("aria-roledescription", "map");
 
