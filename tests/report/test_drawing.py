@@ -1,16 +1,19 @@
 """The pieces that plots are made of, and each plot against the numbers that it is given."""
 
+import base64
+import io
 import re
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from falseneg.compare.differences import GapClosed
 from falseneg.report.chart import chart, points, style_of, variant_styles
 from falseneg.report.frame import Axis, Frame, ticks
 from falseneg.report.sections.curves import QUANTITIES
-from falseneg.report.sections.map import Embedding, draw_map, in_two_dimensions
+from falseneg.report.sections.map import Embedding, draw_map, in_two_dimensions, sheet_of
 from falseneg.report.sections.results import gap_strip, seeds_strip
 from falseneg.report.sections.similarities import histograms
 from falseneg.report.svg import MARKS, mark, percent, plain, round_steps, tag
@@ -284,3 +287,33 @@ def test_maps_of_odd_embeddings():
     assert draw_map(Embedding(np.full((40, 8), np.nan), None), None) is None
     assert draw_map(Embedding(np.zeros((40, 8)), None), None) is None
     assert draw_map(Embedding(np.ones((40, 8)), None), None).points == 40  # a collapsed encoder
+
+
+def test_names_on_a_map_never_lie_on_one_another_and_stay_inside():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(200, 8)).astype("float32")  # all classes have the same middle
+    names = [f"a rather long name {number}" for number in range(20)]
+    drawn = draw_map(Embedding(features, np.arange(200) % 20), names)
+    boxes = []
+    for text in elements(drawn.drawing, "text", "place"):
+        half, x, y = 3.5 * len(text.text), float(text.get("x")), float(text.get("y"))
+        boxes.append((x - half, y - 10, x + half, y + 3))
+    assert 5 < len(boxes) <= 20  # the others have no room, and are in the key
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        assert left >= 0 and top >= 0 and right <= 360 and bottom <= 300
+        for other in boxes[index + 1 :]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+    assert [group.name for group in drawn.groups] == names and [group.images for group in drawn.groups] == [10] * 20
+
+
+@pytest.mark.parametrize("shape", [(7, 48), (26, 16), (1, 8)])
+def test_the_sheet_has_every_picture_in_its_place(shape):
+    count, side = shape
+    images = np.random.default_rng(0).integers(0, 2, (count, side, side, 3)).astype("uint8") * 255
+    kind, content = sheet_of(images).split(",")
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
+    assert sheet.shape[1] == 25 * side
+    for index in range(count):
+        top, left = index // 25 * side, index % 25 * side
+        difference = sheet[top : top + side, left : left + side].astype(int) - images[index]
+        assert np.abs(difference).mean() < (1 if "png" in kind else 40)

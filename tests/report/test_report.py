@@ -106,7 +106,7 @@ def test_the_pairs_can_be_downloaded_without_a_script(run_page, run_folder):
     lines = list(csv.DictReader(io.StringIO(base64.b64decode(link["href"].split(",")[1]).decode())))
     table = pq.read_table(run_folder / "flagged.parquet").to_pylist()
     last = [pair for pair in table if pair["epoch"] == 8]
-    assert len(lines) == len(last) > 100 and f"Download the {len(last):,} pairs" in run_page.text
+    assert len(lines) == len(last) > 100 and f"Download {len(last):,} pairs" in run_page.text
     assert [float(line["score"]) for line in lines] == sorted((float(line["score"]) for line in lines), reverse=True)
     found = {(line["anchor_name"], line["candidate_name"], line["correct"], line["anchor_class"]) for line in lines}
     assert found == {
@@ -120,7 +120,11 @@ def test_a_large_table_is_cut_and_says_so(run_folder, tmp_path, monkeypatch):
     page = report(run_folder, tmp_path / "out.html")
     (link,) = page.all("a", download="my run-pairs.csv")
     assert base64.b64decode(link["href"].split(",")[1]).decode().count("\n") == 11
-    assert "Download the most similar 10 pairs" in page.text and "falseneg report --pairs" in page.text
+    assert (
+        "Download 10 pairs" in page.text
+        and "the most similar 10 of" in page.text
+        and "falseneg report --pairs" in page.text
+    )
 
 
 def test_it_can_be_read_without_seeing_and_by_keyboard(page):
@@ -234,7 +238,7 @@ def test_without_labels_everything_else_is_shown(fake, tmp_path):
     assert "<b>Precision</b>" not in page.html and "<b>Share flagged</b>" in page.html
     assert page.all("li", **{"class": "thumb unknown"})
     assert not page.all("li", **{"class": "thumb right"}) and not page.all("li", **{"class": "thumb wrong"})
-    assert "dashed frame" not in page.text and "false negatives were flagged" not in page.text
+    assert "dashed:" not in page.text and "pairs (CSV)" in page.text and "false negatives were flagged" not in page.text
 
 
 def killed(fake, folder, keep):

@@ -212,11 +212,19 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Maps:
-    """Maps, the sheets of pictures that they share, and the key if one will do for all."""
+    """The maps of a page.
+
+    Attributes:
+        maps: one for each run.
+        sheets: the pictures that they share.
+        key: of all maps; empty without labels, and where classes share a mark or maps differ in their classes.
+        shared: whether classes share a mark.
+    """
 
     maps: list[Mapped]
     sheets: list[str]
     key: list[Group]
+    shared: bool
 
 
 def _of_run(run: RunRecord) -> Maps | None:
@@ -238,8 +246,10 @@ def _together(drawn: Sequence[tuple[str, Map | None]]) -> Maps | None:
     sheets = list(dict.fromkeys(one.sheet for _, one in maps if one.sheet))
     mapped = [Mapped(title, one, sheets.index(one.sheet) if one.sheet else None) for title, one in maps]
     groups = [one.groups for _, one in maps]
-    labelled = 1 <= sum(group.colour != "unknown" for group in groups[0]) <= TOLD_APART
-    return Maps(mapped, sheets, groups[0] if labelled and all(each == groups[0] for each in groups) else [])
+    classes = [sum(group.colour != "unknown" for group in each) for each in groups]
+    shared = max(classes) > TOLD_APART
+    one_key = classes[0] > 0 and not shared and all(each == groups[0] for each in groups)
+    return Maps(mapped, sheets, groups[0] if one_key else [], shared)
 
 
 def _class_names(runs: Sequence[RunRecord]) -> list[str] | None:
