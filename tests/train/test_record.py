@@ -158,7 +158,7 @@ def test_thumbnails(shape):
     image = torch.zeros(3, *shape, dtype=torch.uint8)
     image[0] = 255
     small = thumbnail(image)
-    assert small.shape == (3, 96, 96) and small.dtype == torch.uint8
+    assert small.shape == (3, 64, 64) and small.dtype == torch.uint8
     assert (small[0] == 255).all() and not small[1:].any()
 
 

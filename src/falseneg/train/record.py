@@ -34,8 +34,10 @@ MOST_HISTOGRAMS = 100
 BINS = 100
 MAPPED, MAP_SIDE = 600, 48
 """The map: images on it at most, and pixels of a side of their pictures."""
-ANCHORS, PER_ANCHOR, SIDE = 16, 8, 96
-"""The gallery: anchors; candidates of each at each recorded epoch, and wrong ones; pixels of a thumbnail's side."""
+ANCHORS, PER_ANCHOR, ENLARGED = 16, 8, 96
+"""The gallery: anchors; candidates of each at each recorded epoch, and wrong ones; pixels of a picture's side."""
+SIDE = 64
+"""Pixels of the side of a picture that the report does not enlarge."""
 
 _COLLECTED = ("steps", "pairs", "scores", "histogram", "thresholds")
 
@@ -178,7 +180,7 @@ def write_thumbnails(folder: Path, images: ImageSet) -> None:
     rows: list[int] = []
     if table is not None:
         rows = gallery_rows(table.select([name for name in table.column_names if name not in NAMED]).to_pydict())
-    arrays = thumbnail_arrays(images, rows)
+    arrays = thumbnail_arrays(images, rows, ENLARGED)
     with replacing(folder / THUMBNAILS) as file:
         np.savez_compressed(file, **arrays)
     shutil.rmtree(folder / PICTURES, ignore_errors=True)
@@ -187,14 +189,14 @@ def write_thumbnails(folder: Path, images: ImageSet) -> None:
         write_bytes(folder / PAIRS, as_csv(table, folder))
 
 
-def thumbnail_arrays(images: ImageSet, rows: Sequence[int]) -> dict[str, Any]:
+def thumbnail_arrays(images: ImageSet, rows: Sequence[int], side: int = SIDE) -> dict[str, Any]:
     """Small pictures of these rows, with what is known of them: rows, names, images and, where there are any, labels."""
     arrays: dict[str, Any] = {
         "rows": np.array(rows, dtype=np.int64),
         "names": np.array([images.describe(row) for row in rows], dtype=str),
     }
-    pictures = [thumbnail(images.image(row)).permute(1, 2, 0).numpy() for row in rows]
-    arrays["images"] = np.stack(pictures) if pictures else np.empty((0, SIDE, SIDE, 3), dtype=np.uint8)
+    pictures = [thumbnail(images.image(row), side).permute(1, 2, 0).numpy() for row in rows]
+    arrays["images"] = np.stack(pictures) if pictures else np.empty((0, side, side, 3), dtype=np.uint8)
     if images.labels is not None:
         arrays["labels"] = images.labels[rows].numpy()
         if images.class_names is not None:
