@@ -71,7 +71,7 @@ def test_a_measure_that_was_not_taken_has_no_verdict():
     verdict = tables(summarise(rows()))[0]
     assert verdict.rows == (("mine", "", "", ""), ("oracle", "", "", "")) and not verdict.some
     one_seed = tables(summarise(rows(seeds=1), "knn"))[0]
-    assert one_seed.rows[0] == ("mine", "+10.0", "one seed", "cannot be told")
+    assert one_seed.rows[0] == ("mine", "+10.0", "one seed", "no verdict")
 
 
 def test_what_the_intervals_leave_out_is_said():

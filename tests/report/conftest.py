@@ -19,6 +19,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from falseneg.train.observers.per_sample import summary, write_arrays, write_clusters
 from falseneg.train.observers.true_quantiles import Checked
+from falseneg.train.pairs import pair_table
 
 STRATEGIES = {
     "none": (0.0, 1.0),
@@ -207,13 +208,17 @@ class Fake:
         (folder / "run.json").write_text(json.dumps(about))
 
     def _write_pictures(self, folder, pixels, labels, pairs, features):
+        made = MadeImages(pixels, labels, self)
         if pairs:
             epochs = np.concatenate([np.full(len(flags), epoch) for epoch, flags in pairs])
             flags = np.concatenate([flags for _, flags in pairs])
-            columns = {"anchor": flags[:, 0].astype("int64"), "candidate": flags[:, 1].astype("int64")}
-            columns |= {"score": flags[:, 2].astype("float32"), "epoch": epochs.astype("int32")}
-            columns |= {"correct": flags[:, 3] > 0} if self.labelled else {}
-            pq.write_table(pa.table(columns), folder / "flagged.parquet")
+            tables = [
+                pair_table(
+                    made, flags[epochs == epoch, :2].astype("int64"), flags[epochs == epoch, 2].astype("f4"), epoch
+                )
+                for epoch, _ in pairs
+            ]
+            pq.write_table(pa.concat_tables(tables), folder / "flagged.parquet")
         rows = np.arange(self.images)
         images = np.repeat(np.repeat(pixels.reshape(-1, 8, 8), 8, 1), 8, 2) * 255 / 16
         arrays = {"rows": rows, "images": np.repeat(images[..., None], 3, 3).astype(np.uint8)}
@@ -221,9 +226,8 @@ class Fake:
         if self.labelled:
             arrays |= {"labels": labels, "class_names": np.array(self.class_names)}
         np.savez_compressed(folder / "thumbnails.npz", **arrays)
-        np.savez(
-            folder / "embedding.npz", features=features, rows=rows, **({"labels": labels} if self.labelled else {})
-        )
+        on_map = {"features": features, "rows": rows, "names": arrays["names"], "images": arrays["images"][:, ::2, ::2]}
+        np.savez_compressed(folder / "embedding.npz", **on_map, **({"labels": labels} if self.labelled else {}))
 
 
 @pytest.fixture(scope="session")

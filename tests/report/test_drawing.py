@@ -1,17 +1,21 @@
 """The pieces that plots are made of, and each plot against the numbers that it is given."""
 
+import base64
+import io
 import re
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from falseneg.compare.differences import GapClosed
-from falseneg.report.curves import QUANTITIES, chart, points, style_of
-from falseneg.report.embedding_map import draw_map, in_two_dimensions
-from falseneg.report.histogram import histograms
-from falseneg.report.page import variant_styles
-from falseneg.report.strips import gap_strip, seeds_strip
+from falseneg.report.chart import chart, points, style_of, variant_styles
+from falseneg.report.frame import Axis, Frame, ticks
+from falseneg.report.sections.curves import QUANTITIES
+from falseneg.report.sections.map import Embedding, draw_map, in_two_dimensions, sheet_of
+from falseneg.report.sections.results import gap_strip, seeds_strip
+from falseneg.report.sections.similarities import histograms
 from falseneg.report.svg import MARKS, mark, percent, plain, round_steps, tag
 
 
@@ -43,6 +47,49 @@ def test_axes_have_round_numbers_around_the_data(low, high, expected):
     steps = round_steps(low, high)
     assert steps[0] <= low and steps[-1] >= high
     assert steps == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "texts"),
+    [
+        ([0, 0.00025, 0.0005], False, ["0", "0.00025", "0.00050"]),
+        ([0.9975, 0.998, 0.9985], True, ["99.75%", "99.80%", "99.85%"]),
+        ([0, 12_500, 25_000], False, ["0", "12,500", "25,000"]),
+        ([0, 250_000, 500_000], False, ["0", "250k", "500k"]),
+        ([-1.5, 0, 1.5], False, ["−1.5", "0", "1.5"]),
+        ([0, 1.25e6], False, ["0", "1.25M"]),
+        ([0, 2e-7, 4e-7], False, ["0", "2e−07", "4e−07"]),
+        ([3], False, ["3"]),
+        ([], True, []),
+    ],
+)
+def test_numbers_of_an_axis_are_never_rounded(steps, share, texts):
+    assert ticks(steps, share) == texts
+
+
+def number(text):
+    share = 0.01 if text.endswith("%") else 1
+    unit = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.get(text.rstrip("%")[-1], 1)
+    return float(text.rstrip("kMGT%").replace("−", "-").replace(",", "")) * unit * share
+
+
+@pytest.mark.parametrize("scale", [3e-6, 0.0123, 1.0, 987.0, 1.3e5, 4e9])
+@pytest.mark.parametrize("share", [False, True])
+def test_every_number_stands_exactly_where_it_says_and_has_its_line(scale, share):
+    x, y = Axis(scale, 3.3 * scale, round_steps(scale, 3.3 * scale, 5)), Axis.along(round_steps(0, scale), share=share)
+    frame = Frame(x, y)
+    drawn = frame.draw("label")
+    lines = {float(line.get("y1")) for line in elements(drawn, "line", "grid")}
+    marks = {float(at) for at in re.findall(r"M([\d.]+) [\d.]+v4", elements(drawn, "path", "base")[1].get("d"))}
+    up = [tick for tick in elements(drawn, "text", "tick") if tick.get("text-anchor") == "end"]
+    across = [tick for tick in elements(drawn, "text", "tick") if tick.get("text-anchor") == "middle"]
+    assert len(up) == len(lines) == len(y.steps) and len(across) == len(marks) > 1
+    for tick in up:
+        assert float(tick.get("y")) - 4 == pytest.approx(frame.up(number(tick.text)), abs=0.011)
+        assert min(abs(float(tick.get("y")) - 4 - line) for line in lines) < 0.011
+    for tick in across:
+        assert float(tick.get("x")) == pytest.approx(frame.across(number(tick.text)), abs=0.011)
+        assert min(abs(float(tick.get("x")) - at) for at in marks) < 0.06
 
 
 def test_epochs_are_whole():
@@ -221,7 +268,7 @@ def test_near_in_the_embedding_is_near_on_the_map(rows, method):
 def test_a_map_shows_each_class_once_by_name():
     features, labels = clusters()
     labels[:5] = -1
-    drawn = draw_map(features, labels, ["a", "<b>", "c"])
+    drawn = draw_map(Embedding(features, labels), ["a", "<b>", "c"])
     assert [text.text for text in sorted(elements(drawn.drawing, "text"), key=lambda e: e.text)] == ["<b>", "a", "c"]
     marks = elements(drawn.drawing, "path", "point")
     assert [path.find("title").text for path in marks] == ["no label", "a", "<b>", "c"]
@@ -231,12 +278,42 @@ def test_a_map_shows_each_class_once_by_name():
 
 def test_maps_of_odd_embeddings():
     features, labels = clusters()
-    assert "without labels" in draw_map(features, None, None).drawing
-    assert "class 2" in draw_map(features, labels, None).drawing
-    assert draw_map(features[:2], labels[:2], None) is None
+    assert "without labels" in draw_map(Embedding(features, None), None).drawing
+    assert "class 2" in draw_map(Embedding(features, labels), None).drawing
+    assert draw_map(Embedding(features[:2], labels[:2]), None) is None
     broken = features.copy()
     broken[:80] = np.nan
-    assert draw_map(broken, labels, None).points == 10
-    assert draw_map(np.full((40, 8), np.nan), None, None) is None
-    assert draw_map(np.zeros((40, 8)), None, None) is None
-    assert draw_map(np.ones((40, 8)), None, None).points == 40  # a collapsed encoder
+    assert draw_map(Embedding(broken, labels), None).points == 10
+    assert draw_map(Embedding(np.full((40, 8), np.nan), None), None) is None
+    assert draw_map(Embedding(np.zeros((40, 8)), None), None) is None
+    assert draw_map(Embedding(np.ones((40, 8)), None), None).points == 40  # a collapsed encoder
+
+
+def test_names_on_a_map_never_lie_on_one_another_and_stay_inside():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(200, 8)).astype("float32")  # all classes have the same middle
+    names = [f"a rather long name {number}" for number in range(20)]
+    drawn = draw_map(Embedding(features, np.arange(200) % 20), names)
+    boxes = []
+    for text in elements(drawn.drawing, "text", "place"):
+        half, x, y = 3.5 * len(text.text), float(text.get("x")), float(text.get("y"))
+        boxes.append((x - half, y - 10, x + half, y + 3))
+    assert 5 < len(boxes) <= 20  # the others have no room, and are in the key
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        assert left >= 0 and top >= 0 and right <= 360 and bottom <= 300
+        for other in boxes[index + 1 :]:
+            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+    assert [group.name for group in drawn.groups] == names and [group.images for group in drawn.groups] == [10] * 20
+
+
+@pytest.mark.parametrize("shape", [(7, 48), (26, 16), (1, 8)])
+def test_the_sheet_has_every_picture_in_its_place(shape):
+    count, side = shape
+    images = np.random.default_rng(0).integers(0, 2, (count, side, side, 3)).astype("uint8") * 255
+    kind, content = sheet_of(images).split(",")
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
+    assert sheet.shape[1] == 25 * side
+    for index in range(count):
+        top, left = index // 25 * side, index % 25 * side
+        difference = sheet[top : top + side, left : left + side].astype(int) - images[index]
+        assert np.abs(difference).mean() < (1 if "png" in kind else 40)

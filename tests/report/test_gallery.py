@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from falseneg.report.gallery import PER_ANCHOR, build_gallery, data_address
-from falseneg.report.read import Flagged, Thumbnails
+from falseneg.report.flags import Flagged
+from falseneg.report.pictures import Thumbnails, data_address
+from falseneg.report.sections.gallery import PER_ANCHOR, build_gallery
 
 
 def thumbnails(rows=30, labels=True):

@@ -1,4 +1,6 @@
 import base64
+import csv
+import hashlib
 import io
 import json
 import re
@@ -7,6 +9,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -39,7 +42,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     def all(self, tag, **attributes):
@@ -70,15 +73,58 @@ def page(request):
 
 
 def test_it_needs_no_network_no_script_and_no_other_file(page):
-    assert page.all("script") == [] and page.all("link") == [] and page.all("iframe") == []
+    assert page.all("link") == [] and page.all("iframe") == []
     for _, attributes in page.tags:
         for name, value in attributes.items():
             assert not name.startswith("on")
             if name in ("href", "src", "xlink:href", "action", "data", "srcset"):
-                assert value.startswith(("#", "data:image/"))
+                assert value.startswith(("#", "data:image/", "data:text/csv;base64,"))
     style = page.html[page.html.index("<style>") : page.html.index("</style>")]
     assert "url(" not in style and "@import" not in style
-    assert "default-src 'none'" in page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert policy.startswith("default-src 'none'; img-src data:; ") and "'unsafe-inline'; script-src 'sha256-" in policy
+
+
+def the_only_script(page):
+    """What the browser runs: nothing but the one script whose hash the policy names."""
+    assert page.all("script") == [{}]
+    (script,) = re.findall(r"<script>(.*?)</script>", page.html, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert re.findall(r"script-src ([^;]*)", policy) == [f"'sha256-{digest}'"]
+    return script
+
+
+def test_one_script_runs_whatever_the_data(page):
+    script = the_only_script(page)
+    for reached in ("fetch", "XMLHttpRequest", "import(", "innerHTML", "eval(", "document.write", "http:", "https:"):
+        assert reached not in script
+
+
+def test_the_pairs_can_be_downloaded_without_a_script(run_page, run_folder):
+    (link,) = run_page.all("a", download="my run-pairs.csv")
+    lines = list(csv.DictReader(io.StringIO(base64.b64decode(link["href"].split(",")[1]).decode())))
+    table = pq.read_table(run_folder / "flagged.parquet").to_pylist()
+    last = [pair for pair in table if pair["epoch"] == 8]
+    assert len(lines) == len(last) > 100 and f"Download {len(last):,} pairs" in run_page.text
+    assert [float(line["score"]) for line in lines] == sorted((float(line["score"]) for line in lines), reverse=True)
+    found = {(line["anchor_name"], line["candidate_name"], line["correct"], line["anchor_class"]) for line in lines}
+    assert found == {
+        (pair["anchor_name"], pair["candidate_name"], str(pair["correct"]).lower(), pair["anchor_class"])
+        for pair in last
+    }
+
+
+def test_a_large_table_is_cut_and_says_so(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("falseneg.report.sections.gallery.DOWNLOADED", 10)
+    page = report(run_folder, tmp_path / "out.html")
+    (link,) = page.all("a", download="my run-pairs.csv")
+    assert base64.b64decode(link["href"].split(",")[1]).decode().count("\n") == 11
+    assert (
+        "Download 10 pairs" in page.text
+        and "the most similar 10 of" in page.text
+        and "falseneg report --pairs" in page.text
+    )
 
 
 def test_it_can_be_read_without_seeing_and_by_keyboard(page):
@@ -91,7 +137,7 @@ def test_it_can_be_read_without_seeing_and_by_keyboard(page):
     assert len(page.all("h1")) == 1
     identities = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(identities) == len(set(identities))
-    assert {link["href"][1:] for link in page.all("a")} <= set(identities)
+    assert {link["href"][1:] for link in page.all("a") if "download" not in link} <= set(identities)
     assert page.all("html")[0]["lang"] == "en"
 
 
@@ -116,7 +162,7 @@ def test_every_class_of_a_plot_is_in_the_style_sheet(page):
 def test_a_run_shows_figures_curves_gallery_histograms_and_map(run_page, run_folder):
     final = json.loads((run_folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert f"{100 * final['linear']:.1f}".removesuffix(".0") + "%" in run_page.text
-    sections = {"summary", "curves", "gallery", "similarities", "map", "about"}
+    sections = {"summary", "curves", "gallery", "classes", "similarities", "map", "about"}
     assert {section["id"] for section in run_page.all("section")} == sections
     titles = ("Loss", "kNN accuracy", "Share flagged", "Precision", "Recall", "F1")
     assert all(f"<b>{title}</b>" in run_page.html for title in titles)
@@ -132,7 +178,7 @@ def test_right_and_wrong_differ_in_more_than_colour(run_page):
     assert re.search(r"\.thumb\.right img \{ border: 3px solid", style)
     assert re.search(r"\.thumb\.wrong img \{ border: 3px dashed", style)
     for verdict, sign in (("right", "✓"), ("wrong", "✗")):
-        thumbs = re.findall(rf'<li class="thumb {verdict}">(.*?)</li>', run_page.html, re.S)
+        thumbs = re.findall(rf'<li class="thumb {verdict}"[^>]*>(.*?)</li>', run_page.html, re.S)
         assert thumbs and all(sign in thumb and f'alt="{verdict}, ' in thumb for thumb in thumbs)
 
 
@@ -169,7 +215,7 @@ def test_names_are_escaped_wherever_they_come_from(fake, tmp_path):
     about = json.loads((folder / "run.json").read_text()) | {"command": evil, "platform": evil, "git": {"commit": evil}}
     (folder / "run.json").write_text(json.dumps(about))
     page = report(folder, tmp_path / "run.html")
-    assert page.all("script") == [] and page.all("b", onclick="x") == [] and page.all("i") == []
+    assert the_only_script(page) and page.all("b", onclick="x") == [] and page.all("i") == []
     assert all(image["src"].startswith("data:") for image in page.all("img"))
     assert page.html.count("&lt;script&gt;") > 5
     assert 'alert("1")' in page.text
@@ -180,19 +226,19 @@ def test_variants_with_markup_in_their_names_are_escaped(fake, tmp_path):
     folder.mkdir()
     fake(images=60, epochs=2).compare(folder, variants=("none", "<script>x", "oracle"), seeds=(0, 1))
     page = report(folder, tmp_path / "compare.html")
-    assert page.all("script") == [] and "<script>x" in page.text
+    assert the_only_script(page) and "<script>x" in page.text
 
 
 def test_without_labels_everything_else_is_shown(fake, tmp_path):
     fake(images=120, epochs=3, labelled=False).run(tmp_path / "run")
     page = report(tmp_path / "run", tmp_path / "run.html")
-    assert "without labels it cannot be told" in page.text
+    assert "Without labels, there is no measure" in page.text
     sections = {"summary", "curves", "gallery", "similarities", "map", "about"}
     assert {section["id"] for section in page.all("section")} == sections
     assert "<b>Precision</b>" not in page.html and "<b>Share flagged</b>" in page.html
     assert page.all("li", **{"class": "thumb unknown"})
     assert not page.all("li", **{"class": "thumb right"}) and not page.all("li", **{"class": "thumb wrong"})
-    assert "dashed frame" not in page.text and "false negatives were flagged" not in page.text
+    assert "dashed:" not in page.text and "pairs (CSV)" in page.text and "false negatives were flagged" not in page.text
 
 
 def killed(fake, folder, keep):
@@ -217,14 +263,14 @@ def test_a_run_in_its_first_epoch_shows_the_loss_of_its_steps(tmp_path):
     lines = [{"kind": "step", "step": n, "epoch": n / 100, "loss": 5 - n / 50, "share_flagged": 0.0} for n in range(30)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = report(tmp_path, tmp_path / "out.html")
-    assert "No epoch of this run is finished yet" in page.text
+    assert "This run has not finished its first epoch yet" in page.text
     assert "<b>Loss</b>" in page.html
     assert "run.json is missing" in page.text
 
 
 def test_an_empty_run_is_a_page_too(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
-    assert "No epoch" in report(tmp_path, tmp_path / "out.html").text
+    assert "first epoch yet" in report(tmp_path, tmp_path / "out.html").text
 
 
 @pytest.mark.parametrize(
@@ -298,7 +344,7 @@ def test_a_damaged_results_file_is_said(compare_folder, tmp_path):
 def test_one_seed_is_not_enough_for_a_verdict(fake, tmp_path):
     fake(images=60, epochs=2).compare(tmp_path, variants=("none", "fnc-attract"), seeds=(0,))
     page = report(tmp_path, tmp_path / "out.html")
-    assert "cannot be told: that needs at least two seeds" in page.text
+    assert "no verdict yet: it takes at least two seeds" in page.text
     assert "1 seed " in page.text + " "
 
 

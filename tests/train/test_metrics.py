@@ -11,7 +11,8 @@ from lightning_fabric import Fabric
 import falseneg as fn
 from falseneg.losses import Criterion
 from falseneg.methods.simclr import contrast_views
-from falseneg.train.metrics import FILE, Meter, Metrics, further_loggers, read_metrics
+from falseneg.train.metrics import Meter, Metrics, further_loggers, read_metrics
+from falseneg.train.names import METRICS
 
 CLOCK = fn.Clock(0, 1, 1)
 
@@ -79,7 +80,7 @@ def test_lines_and_truncation(tmp_path):
     position = metrics.position()
     metrics.write("step", {"step": 2, "loss": 0.4})
     metrics.close()
-    with open(tmp_path / FILE, "ab") as file:
+    with open(tmp_path / METRICS, "ab") as file:
         file.write(b'{"kind": "st')  # killed while writing
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
     metrics = Metrics(tmp_path, position)
@@ -87,7 +88,7 @@ def test_lines_and_truncation(tmp_path):
     metrics.close()
     assert read_metrics(tmp_path) == [{"kind": "step", "step": 1, "loss": 0.5}, {"kind": "epoch", "epoch": 1}]
     assert read_metrics(tmp_path / "nowhere") == []
-    (tmp_path / FILE).write_text("{}\nnonsense\n")
+    (tmp_path / METRICS).write_text("{}\nnonsense\n")
     with pytest.raises(fn.UserError, match="damaged"):
         read_metrics(tmp_path)
 

@@ -37,7 +37,10 @@ def test_files_of_a_run(finished):
 def test_files_for_the_report(finished):
     folder, _ = finished
     flagged = pq.read_table(folder / "flagged.parquet")
-    assert [str(field.type) for field in flagged.schema] == ["int64", "int64", "float", "int32", "bool"]
+    types = {"anchor": "int64", "candidate": "int64", "anchor_name": "string", "candidate_name": "string"}
+    types |= {"score": "float", "epoch": "int32", "correct": "bool"}
+    types |= {"anchor_class": "string", "candidate_class": "string"}
+    assert {field.name: str(field.type) for field in flagged.schema} == types
     columns = flagged.to_pydict()
     assert sorted(set(columns["epoch"])) == [1, 2, 3]
     labels = digits().labels
@@ -56,7 +59,7 @@ def test_files_for_the_report(finished):
     embedding = np.load(folder / "embedding.npz")
     assert embedding["features"].shape == (96, 8) and embedding["labels"].tolist() == labels.tolist()
     thumbnails = np.load(folder / "thumbnails.npz")
-    assert thumbnails["images"].shape[1:] == (64, 64, 3) and thumbnails["images"].dtype == np.uint8
+    assert thumbnails["images"].shape[1:] == (96, 96, 3) and thumbnails["images"].dtype == np.uint8
     assert len(thumbnails["rows"]) == len(thumbnails["images"]) == len(thumbnails["names"]) > 4
     assert thumbnails["names"][0] == digits().describe(int(thumbnails["rows"][0]))
 

@@ -1,13 +1,16 @@
+import csv
 import json
 
 import catalogue
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from train.parts import digits
 
 import falseneg as fn
+from falseneg.data import ImageSet
 from falseneg.losses import Criterion
 from falseneg.methods.simclr import contrast_views
 from falseneg.train import thumbnails
@@ -18,6 +21,22 @@ from falseneg.train.thumbnails import gallery_rows, thumbnail, write_thumbnails
 CLOCK = fn.Clock(0, 1, 1)
 
 
+class Named(ImageSet):
+    """Images that have names, for what is recorded of them."""
+
+    def __init__(self, labels=None, rows=12, names=None, class_names=None):
+        self.labels, self.rows, self.names, self.class_names = labels, rows, names, class_names
+
+    def __len__(self):
+        return self.rows
+
+    def describe(self, row):
+        return self.names[row] if self.names else f"photo {row}.jpg"
+
+    def image(self, row):
+        return torch.full((3, 90, 120), row, dtype=torch.uint8)
+
+
 def judged(sample, seed=0, detector=None):
     draw = torch.Generator().manual_seed(seed)
     z = torch.nn.functional.normalize(torch.randn(len(sample), 2, 4, generator=draw), dim=-1)
@@ -26,7 +45,7 @@ def judged(sample, seed=0, detector=None):
 
 
 def recorder_of(folder, labels=None, rows=12):
-    return FlaggedPairs(folder, labels, rows, 2, 0)
+    return FlaggedPairs(folder, labels, Named(labels, rows), 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +97,7 @@ def test_the_number_of_pairs_is_bounded(tmp_path, monkeypatch):
 
 def test_the_number_of_histograms_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(flagged_pairs, "MOST_HISTOGRAMS", 2)
-    recorder = FlaggedPairs(tmp_path, None, 12, 5, 0)
+    recorder = FlaggedPairs(tmp_path, None, Named(), 5, 0)
     for seed in range(5):
         recorder.add(judged(range(12), seed))
     # Steps 0 and 3 of 5, each of 24 views with 22 negatives.
@@ -152,4 +171,37 @@ def test_without_any_flagged_pair(tmp_path):
     write_thumbnails(tmp_path, digits(12))
     thumbnails = np.load(tmp_path / "thumbnails.npz")
     assert pq.read_table(tmp_path / "flagged.parquet").num_rows == 0
-    assert thumbnails["images"].shape == (0, 64, 64, 3)
+    assert thumbnails["images"].shape == (0, 96, 96, 3)
+
+
+def test_the_table_for_spreadsheets_and_the_pictures_it_names(tmp_path):
+    images = Named(torch.tensor([0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1]), class_names=["cat", "dog"])
+    recorder = FlaggedPairs(tmp_path, images.labels, images, 2, 0)
+    recorder.add(judged(range(12), detector=fn.FixedThreshold(0.2)))
+    recorder.write(2)
+    write_thumbnails(tmp_path, images)
+    with open(tmp_path / "flagged.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    table = pq.read_table(tmp_path / "flagged.parquet")
+    assert len(lines) == table.num_rows > 10
+    for line in lines:
+        for side in ("anchor", "candidate"):
+            assert line[f"{side}_name"] == f"photo {line[side]}.jpg"
+            assert (tmp_path / line[f"{side}_thumbnail"]).is_file()
+
+
+def test_wrong_flags_have_pictures_though_they_are_less_similar():
+    columns = {"anchor": [0] * 40, "candidate": list(range(1, 41)), "score": [-n for n in range(40)], "epoch": [1] * 40}
+    right = [n < 20 for n in range(40)]
+    assert gallery_rows(columns | {"correct": right}) == [*range(9), *range(21, 29)]
+    assert gallery_rows(columns | {"correct": [None] * 40}) == list(range(9))
+
+
+def test_an_earlier_run_without_names_is_continued(tmp_path):
+    old = {"anchor": [1], "candidate": [2], "score": pa.array([0.5], pa.float32()), "epoch": pa.array([1], pa.int32())}
+    pq.write_table(pa.table(old), tmp_path / "flagged.parquet")
+    recorder = recorder_of(tmp_path)
+    recorder.add(judged(range(12)))
+    recorder.write(3)
+    table = pq.read_table(tmp_path / "flagged.parquet").to_pylist()
+    assert table[0]["anchor"] == 1 and table[0]["anchor_name"] is None and table[-1]["anchor_name"].startswith("photo")

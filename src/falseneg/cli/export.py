@@ -48,7 +48,7 @@ def encoder_file(source: Path) -> Path:
     Raises:
         UserError: there is no such file or folder, or the run has no encoder yet.
     """
-    from falseneg.train.folder import ENCODER
+    from falseneg.train.names import ENCODER
 
     if not source.exists():
         raise UserError(f"there is no {source}; give the folder of a run, or an encoder.safetensors")

@@ -22,7 +22,7 @@ from falseneg.models import Encoder
 from falseneg.row_step import RowStep
 from falseneg.schedule import Schedule
 from falseneg.strategy import Strategy, StrategyName
-from falseneg.train.folder import ABOUT
+from falseneg.train.names import ABOUT
 from falseneg.train.optimisers import Optimiser
 from falseneg.train.run import Run
 

@@ -15,7 +15,7 @@ VERDICTS = {
     "helped": "helped",
     "hurt": "hurt",
     "unclear": "no clear difference",
-    "unknown": "cannot be told",
+    "unknown": "no verdict",
 }
 """Every verdict in words."""
 

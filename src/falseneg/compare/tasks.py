@@ -21,8 +21,8 @@ from typing import Any, Literal
 from falseneg.errors import UserError
 from falseneg.files import alone
 from falseneg.train.checkpoint import LAST
-from falseneg.train.folder import CHECKPOINTS, final_figures
-from falseneg.train.metrics import FILE
+from falseneg.train.folder import final_figures
+from falseneg.train.names import CHECKPOINTS, METRICS
 
 LOG = "log.txt"
 """What a run would have shown on the terminal, in its folder."""
@@ -66,7 +66,7 @@ class Task:
 
     def refresh(self) -> None:
         """See in the run's metrics how far it is."""
-        for line in _tail(self.folder / FILE):
+        for line in _tail(self.folder / METRICS):
             if line.get("kind") == "epoch":
                 self.epoch, self.seconds, self.knn = line["epoch"], line["seconds"], line.get("knn", self.knn)
 

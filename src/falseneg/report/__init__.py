@@ -10,7 +10,7 @@ __all__ = ["write_report"]
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report of a run or of a comparison: one HTML file that needs no network, no script and no other file.
+    """Write the report of a run or of a comparison: one HTML file that needs no network and no other file, and can be read without scripts.
 
     What is missing in the folder (a run that was killed, a data set without labels) is left out of the page and said
     there.

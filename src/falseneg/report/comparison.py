@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from falseneg.compare.summary import ACCURACIES, BASELINE, FIGURES, PRIMARY, Summary, summarise
+from falseneg.report.chart import Style, variant_styles
 from falseneg.report.read import RunRecord, figures, is_figure, is_run, read_run
 
 
@@ -36,9 +38,34 @@ class ComparisonRecord:
     runs: dict[str, dict[str, RunRecord]]
     notes: list[str]
 
-    def example(self, variant: str) -> tuple[str, RunRecord] | None:
-        """The run that a variant's pictures are taken from, and its seed: of the first seed."""
-        return next(iter(self.runs.get(variant, {}).items()), None)
+    @cached_property
+    def names(self) -> list[str]:
+        """Of all variants, those with results first."""
+        return list(dict.fromkeys([*(variant.name for variant in self.summary.variants), *self.runs]))
+
+    @cached_property
+    def oracles(self) -> set[str]:
+        """The names of the variants that flag by the true labels."""
+        return {variant.name for variant in self.summary.variants if variant.oracle}
+
+    @cached_property
+    def styles(self) -> dict[str, Style]:
+        """How each variant is drawn everywhere on the page."""
+        return variant_styles(self.names, self.oracles)
+
+    @cached_property
+    def all_runs(self) -> list[RunRecord]:
+        return [run for of_variant in self.runs.values() for run in of_variant.values()]
+
+    @cached_property
+    def styled_runs(self) -> list[tuple[Style, list[RunRecord]]]:
+        """The runs of each variant that has any, and how they are drawn."""
+        return [(self.styles[name], list(self.runs[name].values())) for name in self.names if name in self.runs]
+
+    @cached_property
+    def examples(self) -> dict[str, tuple[str, RunRecord]]:
+        """The run that each variant's pictures are taken from, that of its first seed, with the seed."""
+        return {name: next(iter(self.runs[name].items())) for name in self.names if self.runs.get(name)}
 
 
 def is_comparison(folder: Path) -> bool:
@@ -50,12 +77,7 @@ def read_comparison(folder: Path) -> ComparisonRecord:
     """Read a comparison's folder, with the runs in it."""
     notes: list[str] = []
     results = _read_results(folder / "results.json", notes)
-    runs = _read_runs(folder / "runs", [result["variant"] for result in results])
-    for by_seed in runs.values():
-        for run in by_seed.values():
-            notes += run.notes
-            if not run.finished:
-                notes.append(f"{run.name} has not finished, so it is left out of tables and verdicts")
+    runs = _read_runs(folder / "runs", [result["variant"] for result in results], notes)
     if not results:
         results = [
             _result(variant, seed, run) for variant, of in runs.items() for seed, run in of.items() if run.finished
@@ -87,9 +109,9 @@ def _read_results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
             notes.append(f"damaged entries of results.json are left out ({len(given) - len(results)})")
         return results
     except FileNotFoundError:
-        notes.append("results.json is missing: the tables are made of the runs, and the gap closed is left out")
+        notes.append("results.json is missing: the tables are made from the runs, without the gap closed")
     except (OSError, ValueError, TypeError, RecursionError):
-        notes.append("results.json is damaged: the tables are made of the runs, and the gap closed is left out")
+        notes.append("results.json is damaged: the tables are made from the runs, without the gap closed")
     return []
 
 
@@ -113,20 +135,21 @@ def _usable(result: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     dropped += "strategy" in result and strategy is not None and "strategy" not in named
     if dropped:
         run = f"{result['variant']}, seed {result['seed']}"
-        notes.append(f"{run}: values of results.json that are no usable numbers are left out ({dropped})")
+        notes.append(f"{run}: unusable values in results.json are left out ({dropped})")
     return named | kept
 
 
-def _read_runs(folder: Path, order: list[str]) -> dict[str, dict[str, RunRecord]]:
-    """Runs by variant and seed; only the first of a variant is read with its pictures."""
+def _read_runs(folder: Path, order: list[str], notes: list[str]) -> dict[str, dict[str, RunRecord]]:
+    """Runs by variant and seed."""
     found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     runs: dict[str, dict[str, RunRecord]] = {}
     for variant in [name for name in dict.fromkeys([*order, BASELINE, *found]) if name in found]:
         seeds = [path for path in (folder / variant).glob("seed-*") if is_run(path)]
         for path in sorted(seeds, key=lambda path: (len(path.name), path.name)):
             seed = path.name.removeprefix("seed-")
-            first = variant not in runs
-            runs.setdefault(variant, {})[seed] = read_run(path, f"{variant}, seed {seed}", pictures=first)
+            run = runs.setdefault(variant, {})[seed] = read_run(path, f"{variant}, seed {seed}", notes)
+            if not run.finished:
+                notes.append(f"{run.name} has not finished, so it is left out of tables and verdicts")
     return runs
 
 

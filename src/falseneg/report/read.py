@@ -2,132 +2,68 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
-import numpy as np
+from falseneg.train.names import ABOUT, CONFIG, METRICS
 
 T = TypeVar("T")
-UNPACKED = 2**29
-"""Bytes that the arrays of one file may unpack to: far more than a run writes."""
-PAIRS = 2**24
-"""Pairs that flagged.parquet may hold."""
-SIDE = 512
-"""Pixels of a thumbnail's side, at most."""
 LARGEST = 1e15
 """No figure of a run comes near it; sums and axes of larger numbers may overflow."""
 
 
 @dataclass(frozen=True, eq=False)
-class Flagged:
-    """The columns of flagged.parquet, each (k,).
+class File(Generic[T]):
+    """A file of a run's folder that some section needs.
 
     Attributes:
-        anchor: data-set rows.
-        candidate: data-set rows.
-        score: cosines.
-        epoch: from 1.
-        correct: whether the two share a label; None without labels.
+        name: in the folder.
+        read: makes something of it, and may add to the run's notes; whatever it raises costs this file only.
+        expected: whether a run without it is worth a note.
     """
 
-    anchor: np.ndarray
-    candidate: np.ndarray
-    score: np.ndarray
-    epoch: np.ndarray
-    correct: np.ndarray | None
+    name: str
+    read: Callable[[Path, RunRecord], T]
+    expected: Callable[[RunRecord], bool] = lambda run: False
 
 
 @dataclass(frozen=True, eq=False)
-class Thumbnails:
-    """Small pictures for the gallery.
-
-    Attributes:
-        rows: (k,) data-set rows.
-        images: (k, H, W, 3) uint8.
-        names: file or key of each; or None.
-        labels: (k,) classes, −1 where unknown; or None.
-        class_names: the name of each class; or None.
-    """
-
-    rows: np.ndarray
-    images: np.ndarray
-    names: list[str] | None
-    labels: np.ndarray | None
-    class_names: list[str] | None
-
-
-@dataclass(frozen=True, eq=False)
-class Clusters:
-    """Some clusters for the gallery, and some images of each.
-
-    Attributes:
-        thumbnails: of k images.
-        group_of: (k,) the cluster of each.
-        groups: (g,) the clusters that are shown.
-        sizes: (g,) images in each.
-        majority: (g,) its most frequent class, −1 without labels.
-        purity: (g,) the share of that class among its labelled images.
-        accepted: (g,) its images that took it for a pseudo-label, −1 where there are none.
-    """
-
-    thumbnails: Thumbnails
-    group_of: np.ndarray
-    groups: np.ndarray
-    sizes: np.ndarray
-    majority: np.ndarray
-    purity: np.ndarray
-    accepted: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """Features for the map: (m, F), and (m,) labels or None."""
-
-    features: np.ndarray
-    labels: np.ndarray | None
+class Files(File[T]):
+    """Several files: the name has a ``*``."""
 
 
 @dataclass
 class RunRecord:
     """All that is known of a run. What could not be read is empty or None, and said in ``notes``.
 
+    The figures are read at once; all else when a section needs it, see `load`.
+
     Attributes:
         name: of its folder, or its variant and seed.
+        folder: None for one that is made up.
         about: run.json.
         settings: config.yaml.
         settings_text: the same as it stands there.
         epochs: the epoch lines of metrics.jsonl; of an epoch that was repeated the last.
         steps: its step lines.
         final: its final line; None if the run has not finished.
-        flagged: flagged.parquet.
-        similarities: similarities.json.
-        embedding: embedding.npz.
-        thumbnails: thumbnails.npz.
-        samples: the arrays of per_sample/epoch-NNNNN.npz, by epoch and name.
-        clusters: clusters.npz.
         notes: what is missing or damaged, a sentence each.
     """
 
     name: str
+    folder: Path | None = None
     about: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     settings_text: str = ""
     epochs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
     final: dict[str, Any] | None = None
-    flagged: Flagged | None = None
-    similarities: list[dict[str, Any]] = field(default_factory=list)
-    embedding: Embedding | None = None
-    thumbnails: Thumbnails | None = None
-    samples: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
-    clusters: Clusters | None = None
     notes: list[str] = field(default_factory=list)
+    _held: dict[File[Any], Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -138,58 +74,71 @@ class RunRecord:
         """The figures of the last epoch; empty before the first is done."""
         return self.epochs[-1] if self.epochs else {}
 
+    @property
+    def labelled(self) -> bool:
+        """Whether detection was measured by labels."""
+        return any("chance" in line or "recall" in line for line in self.epochs)
+
+    def load(self, files: Iterable[File[Any]]) -> None:
+        """Read these files, each once."""
+        for file in files:
+            if file in self._held or self.folder is None:
+                continue
+            if isinstance(file, Files):
+                paths = {path.name: path for path in sorted(self.folder.glob(file.name)) if path.is_file()}
+                found = {name: self.part(path, file.read) for name, path in paths.items()}
+                self._held[file] = {name: value for name, value in found.items() if value is not None}
+            else:
+                self._held[file] = self.part(self.folder / file.name, file.read, file.expected(self))
+
+    def get(self, file: File[T]) -> T | None:
+        """What was loaded of a file; None if it is missing or damaged."""
+        return cast("T | None", None if isinstance(file, Files) else self._held.get(file))
+
+    def get_all(self, files: Files[T]) -> dict[str, T]:
+        """What was loaded of several files, by name."""
+        return cast("dict[str, T]", self._held.get(files, {}))
+
+    def part(self, path: Path, read: Callable[[Path, RunRecord], T], expected: bool = True) -> T | None:
+        """Something made of a file; None, and a note, if it is missing or damaged."""
+        name = path.relative_to(self.folder) if self.folder is not None else path
+        if not path.is_file():
+            if expected:
+                self.notes.append(f"{self.name}: {name} is missing")
+            return None
+        try:
+            return read(path, self)
+        except Exception as error:  # whatever a damaged file makes its reader raise
+            self.notes.append(f"{self.name}: {name} cannot be read ({type(error).__name__}), so its part is left out")
+            return None
+
 
 def is_run(folder: Path) -> bool:
     """Whether a folder looks like that of a run."""
-    return any((folder / name).is_file() for name in ("metrics.jsonl", "run.json"))
+    return any((folder / name).is_file() for name in (METRICS, ABOUT))
 
 
-def read_run(folder: Path, name: str | None = None, pictures: bool = True) -> RunRecord:
-    """Read a run's folder.
+def read_run(folder: Path, name: str | None = None, notes: list[str] | None = None) -> RunRecord:
+    """Read the figures of a run's folder.
 
     Args:
         folder: of the run.
         name: what to call it; None takes the folder's own name.
-        pictures: also what is drawn for a single run: flagged pairs, similarities, thumbnails, embedding.
+        notes: where to write what is missing or damaged; None makes a list of the run's own.
     """
-    run = RunRecord(name or folder.resolve().name)
-
-    def part(file: str, read: Callable[[Path], T], otherwise: T, expected: bool = True) -> T:
-        path = folder / file
-        if not path.is_file():
-            if expected:
-                run.notes.append(f"{run.name}: {file} is missing")
-            return otherwise
-        try:
-            return read(path)
-        except Exception as error:  # whatever a damaged file makes its reader raise
-            run.notes.append(f"{run.name}: {file} cannot be read ({type(error).__name__}), so its part is left out")
-            return otherwise
-
-    run.about = part("run.json", _about, {})
-    run.settings_text = part("config.yaml", lambda path: path.read_text("utf-8"), "")
-    run.settings = part("config.yaml", _settings, {}, expected=False)
-    lines: list[dict[str, Any]] = part("metrics.jsonl", lambda path: _lines(path, run), [])
-    cleaned = [figures(line, ("loss",)) for line in lines]
+    run = RunRecord(name or folder.resolve().name, folder, notes=[] if notes is None else notes)
+    run.about = run.part(folder / ABOUT, _about) or {}
+    run.settings_text = run.part(folder / CONFIG, lambda path, _: path.read_text("utf-8")) or ""
+    run.settings = run.part(folder / CONFIG, _settings, expected=False) or {}
+    cleaned = [figures(line, ("loss",)) for line in run.part(folder / METRICS, _lines) or []]
     if dropped := sum(number for _, number in cleaned):
-        run.notes.append(f"{run.name}: values of metrics.jsonl that are no usable numbers are left out ({dropped})")
+        run.notes.append(f"{run.name}: unusable values in {METRICS} are left out ({dropped})")
     for line, _ in cleaned:
         _sort_in(run, line)
     run.epochs.sort(key=lambda line: float(line["epoch"]))
     diverged = [line["epoch"] for line in run.epochs if not math.isfinite(line.get("loss") or 0.0)]
     if diverged:
         run.notes.append(f"{run.name}: the loss is not a finite number from epoch {diverged[0]} on: training diverged")
-    if pictures:
-        run.similarities = part("similarities.json", lambda path: _similarities(path, run), [], expected=run.finished)
-        flags = any(line.get("share_flagged") for line in run.epochs)
-        run.flagged = part("flagged.parquet", _flagged, None, expected=run.finished and flags)
-        run.thumbnails = part("thumbnails.npz", _thumbnails, None, expected=run.flagged is not None)
-        run.embedding = part("embedding.npz", _embedding, None, expected=run.finished)
-        run.clusters = part("clusters.npz", _clusters, None, expected=False)
-        for path in sorted(folder.glob("per_sample/epoch-*.npz")):
-            epoch = path.stem.removeprefix("epoch-")
-            if epoch.isdecimal() and (arrays := part(f"per_sample/{path.name}", _arrays, None)) is not None:
-                run.samples[int(epoch)] = arrays
     return run
 
 
@@ -210,7 +159,7 @@ def is_figure(value: Any) -> bool:
     return isinstance(value, int | float) and -LARGEST <= value <= LARGEST
 
 
-def _about(path: Path) -> dict[str, Any]:
+def _about(path: Path, _: RunRecord) -> dict[str, Any]:
     """What run.json says in words and numbers; anything else in it is left out."""
     content = json.loads(path.read_text("utf-8"))
     git = content.get("git")
@@ -220,7 +169,7 @@ def _about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(path: Path, _: RunRecord) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped]
 
     content = yaml.safe_load(path.read_text("utf-8"))
@@ -239,7 +188,7 @@ def _lines(path: Path, run: RunRecord) -> list[dict[str, Any]]:
         if isinstance(line, dict):
             lines.append(line)
     if broken:
-        run.notes.append(f"{run.name}: {broken} lines of metrics.jsonl are damaged and left out")
+        run.notes.append(f"{run.name}: {broken} damaged lines of {METRICS} are left out")
     return lines
 
 
@@ -253,106 +202,3 @@ def _sort_in(run: RunRecord, line: dict[str, Any]) -> None:
         run.steps.append(line)
     elif line.get("kind") == "final":
         run.final = line
-
-
-def _similarities(path: Path, run: RunRecord) -> list[dict[str, Any]]:
-    entries = json.loads(path.read_text("utf-8"))
-    usable = [entry for entry in entries if _is_histogram(entry)]
-    _check(bool(usable) or entries == [])
-    if len(usable) < len(entries):
-        run.notes.append(
-            f"{run.name}: damaged entries of similarities.json are left out ({len(entries) - len(usable)})"
-        )
-    return [entry for entry in usable if len(entry["edges"]) > 1 and entry["epoch"] > 0]
-
-
-def _is_histogram(entry: Any) -> bool:
-    """Whether an entry holds an epoch, rising edges and, between these, counts."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("epoch"), int) or not is_figure(entry["epoch"]):
-        return False
-    thresholds = entry.get("threshold")
-    thresholds = thresholds if isinstance(thresholds, list) else [thresholds]
-    edges = entry.get("edges")
-    if not isinstance(edges, list) or not all(is_figure(edge) for edge in edges):
-        return False
-    counts = [value for key, value in entry.items() if key not in ("epoch", "edges", "threshold") and value is not None]
-    return (
-        all(low < high for low, high in itertools.pairwise(edges))
-        and all(threshold is None or is_figure(threshold) for threshold in thresholds)
-        and all(isinstance(each, list) and len(each) == max(0, len(edges) - 1) for each in counts)
-        and all(is_figure(count) and count >= 0 for each in counts for count in each)
-    )
-
-
-def _check(right: bool) -> None:
-    """Refuse a file of another form; `read_run` says that it was left out."""
-    if not right:
-        raise ValueError("another form")
-
-
-def _are(values: np.ndarray, kinds: str, length: int | None = None, dimensions: int = 1) -> bool:
-    """Whether an array is of these kinds of numbers (as NumPy abbreviates them) and this shape."""
-    return values.dtype.kind in kinds and values.ndim == dimensions and length in (None, len(values))
-
-
-def _flagged(path: Path) -> Flagged:
-    import pyarrow.parquet as pq
-
-    _check(pq.read_metadata(path).num_rows <= PAIRS)
-    table = pq.read_table(path, columns=[name for name in pq.read_schema(path).names if name in COLUMNS])
-    anchor, candidate, score, epoch = (table[key].to_numpy() for key in ("anchor", "candidate", "score", "epoch"))
-    correct = table["correct"].to_numpy() if "correct" in table.column_names else None
-    _check(all(_are(column, "iu") for column in (anchor, candidate, epoch)) and _are(score, "f"))
-    _check(bool(np.isfinite(score).all()) and (correct is None or _are(correct, "b")))
-    return Flagged(anchor, candidate, score, epoch, correct)
-
-
-COLUMNS = ("anchor", "candidate", "score", "epoch", "correct")
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file. Objects are never unpickled, and little is unpacked of what would unpack to too much."""
-    with zipfile.ZipFile(path) as archive:
-        _check(sum(member.file_size for member in archive.infolist()) <= UNPACKED)
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-def _clusters(path: Path) -> Clusters:
-    arrays, thumbnails = _arrays(path), _thumbnails(path)
-    group_of, groups, sizes, majority, accepted = (
-        arrays[name] for name in ("group_of", "groups", "sizes", "majority", "accepted")
-    )
-    purity = arrays["purity"]
-    _check(_are(group_of, "iu", len(thumbnails.rows)) and _are(groups, "iu"))
-    _check(all(_are(each, "iu", len(groups)) for each in (sizes, majority, accepted)))
-    _check(_are(purity, "f", len(groups)))
-    return Clusters(thumbnails, group_of, groups, sizes, majority, purity, accepted)
-
-
-def _thumbnails(path: Path) -> Thumbnails:
-    arrays = _arrays(path)
-    rows, images, names, labels, class_names = (
-        arrays.get(name) for name in ("rows", "images", "names", "labels", "class_names")
-    )
-    if rows is None or images is None:
-        raise ValueError("no pictures")
-    _check(_are(rows, "iu") and _are(images, "u", len(rows), 4) and images.dtype == np.uint8)
-    _check(images.shape[3] == 3 and 0 < images.shape[1] <= SIDE and 0 < images.shape[2] <= SIDE)
-    _check(names is None or _are(names, "U", len(rows)))
-    _check(labels is None or _are(labels, "iu", len(rows)))
-    _check(class_names is None or _are(class_names, "U"))
-    return Thumbnails(
-        rows,
-        images,
-        None if names is None else [str(name) for name in names],
-        labels,
-        None if class_names is None else [str(name) for name in class_names],
-    )
-
-
-def _embedding(path: Path) -> Embedding:
-    arrays = _arrays(path)
-    features, labels = arrays["features"], arrays.get("labels")
-    _check(_are(features, "f", dimensions=2) and (labels is None or _are(labels, "iu", len(features))))
-    return Embedding(features, labels)

@@ -1,4 +1,4 @@
-"""The pieces that the report's plots are drawn from: escaped tags, axes with round numbers, marks.
+"""The pieces that the report's plots are drawn from: escaped tags, round numbers, marks.
 
 Plots are inline SVG without colours of their own: classes and variables of the style sheet colour them, so that they
 are readable on a light and on a dark page.
@@ -7,7 +7,7 @@ are readable on a light and on a dark page.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -98,31 +98,10 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
-def x_axis(scale: Scale, steps: Sequence[float], bottom: float, title: str, write: Callable[[float], str]) -> Markup:
-    """Numbers below the plot, and what they are."""
-    numbers = [
-        tag("text", write(step), x=scale(step), y=bottom + 16, text_anchor="middle", class_="tick")
-        for step in steps
-        if min(scale.low, scale.high) - 1e-9 <= step <= max(scale.low, scale.high) + 1e-9
-    ]
-    middle = (scale.start + scale.end) / 2
-    return join([*numbers, tag("text", title, x=middle, y=bottom + 32, text_anchor="middle", class_="axis")])
-
-
-def y_axis(scale: Scale, steps: Sequence[float], left: float, right: float, write: Callable[[float], str]) -> Markup:
-    """Numbers left of the plot, with a fine line each."""
-    parts = []
-    for step in steps:
-        y = scale(step)
-        parts.append(tag("line", x1=left, x2=right, y1=y, y2=y, class_="grid"))
-        parts.append(tag("text", write(step), x=left - 6, y=y + 4, text_anchor="end", class_="tick"))
-    return join(parts)
-
-
 def mark(shape: str, x: float, y: float, size: float) -> str:
     """A mark as the commands of a path, to be stroked: several marks of a kind make one small path.
 
-    A disc is a line of no length with round ends; the others are outlines.
+    A disc is a line of no length with round ends; the others are outlines. Each begins with its only absolute place.
     """
     half = size / 2
     start = f"M{x:.1f} {y:.1f}"
@@ -136,7 +115,7 @@ def mark(shape: str, x: float, y: float, size: float) -> str:
         return f"M{x:.1f} {y - half:.1f}l{half:g} {half:g}l-{half:g} {half:g}l-{half:g} -{half:g}z"
     if shape == "cross":
         return f"M{x - half:.1f} {y - half:.1f}l{size:g} {size:g}m0 -{size:g}l-{size:g} {size:g}"
-    return f"M{x - half:.1f} {y:.1f}h{size:g}M{x:.1f} {y - half:.1f}v{size:g}"
+    return f"M{x - half:.1f} {y:.1f}h{size:g}m-{half:g} -{half:g}v{size:g}"
 
 
 def drawing(width: float, height: float, label: str, *parts: Markup) -> Markup:

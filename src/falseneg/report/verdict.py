@@ -61,7 +61,7 @@ def detection_words(variant: VariantSummary) -> str:
     if variant.oracle or precision is None:
         return ""
     sentence = f"{percent(precision)} of its flags were right at the last epoch"
-    sentence += f" (by chance {percent(chance)})" if chance is not None else ""
+    sentence += f" (chance: {percent(chance)})" if chance is not None else ""
     return sentence + (f"; it found {percent(recall)} of the false negatives." if recall is not None else ".")
 
 
@@ -70,17 +70,15 @@ def _gap_sentence(variant: VariantSummary, key: str) -> str:
     if gap is None:
         return ""
     if gap.low is None or gap.high is None:
-        return f"How much it reaches of what true labels gain ({gap.oracle}) is not known: that needs more seeds."
+        return f"How much of the gain from true labels ({gap.oracle}) it achieves is not known: it takes more seeds to say."
     interval = f"95% interval {percent(gap.low)} to {percent(gap.high)}"
-    return f"Of what true labels gain ({gap.oracle}) it reaches {percent(gap.value)} on {NAMES[key]} accuracy ({interval})."
+    return f"It achieves {percent(gap.value)} of the gain from true labels ({gap.oracle}) in {NAMES[key]} accuracy ({interval})."
 
 
 def headline(summary: Summary) -> str:
     """The comparison in one or two sentences."""
     if not any(variant.name == BASELINE for variant in summary.variants):
-        return (
-            "There is no plain baseline (none) among the finished runs, so it cannot be told whether anything helped."
-        )
+        return "There is no plain baseline (none) among the finished runs, so there is nothing to compare with."
     judged = [(variant.oracle, judge(variant, summary)) for variant in summary.variants if variant.name != BASELINE]
     methods = [judgement for oracle, judgement in judged if not oracle]
     oracles = [judgement for oracle, judgement in judged if oracle]
@@ -92,9 +90,9 @@ def headline(summary: Summary) -> str:
 
 def _of_methods(methods: Sequence[Judgement], measure: str) -> str:
     if all(method.primary is None for method in methods):
-        return f"Whether any method helped cannot be told: {measure} accuracy, the primary measure, was not measured."
+        return f"There is no verdict: {measure} accuracy, the primary measure, was not measured."
     if all(method.level == "unknown" for method in methods):
-        return "Whether any method helped cannot be told: that needs at least two seeds of it and of none."
+        return "There is no verdict yet: it takes at least two seeds of a method and of none."
     said = []
     for level in ("helped", "hurt"):
         shown = [f"{method.name} ({method.primary[1]} points, {method.primary[2]})"
@@ -102,22 +100,22 @@ def _of_methods(methods: Sequence[Judgement], measure: str) -> str:
         if shown:
             said.append(f"{_listed(shown)} {level}")
     if not said:
-        return f"By {measure} accuracy no method differed clearly from the plain baseline."
+        return f"By {measure} accuracy, no method differed clearly from the plain baseline."
     rest = [method.name for method in methods if method.level in ("unclear", "unknown")]
     if rest:
         said.append(f"{_listed(rest)} made no clear difference")
-    return f"By {measure} accuracy {'; '.join(said)}."
+    return f"By {measure} accuracy, {'; '.join(said)}."
 
 
 def _of_oracles(oracles: Sequence[Judgement]) -> str:
     helped = [oracle.name for oracle in oracles if oracle.level == "helped"]
     if helped:
-        return f"With true labels ({_listed(helped)}) there was something to win."
+        return f"True labels ({_listed(helped)}) helped, so there is something to gain."
     if all(oracle.level == "unknown" for oracle in oracles):
         return ""
     if all(oracle.level == "hurt" for oracle in oracles):
-        return f"Even with true labels ({_listed([oracle.name for oracle in oracles])}) accuracy fell."
-    return "Not even true labels made a clear difference: to see one would take more seeds or a longer training."
+        return f"Even with true labels ({_listed([oracle.name for oracle in oracles])}), accuracy fell."
+    return "Not even true labels made a clear difference; more seeds or longer training might show one."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -127,12 +125,12 @@ def _listed(names: Sequence[str]) -> str:
 def run_headline(run: RunRecord) -> str:
     """One run in a few sentences: how detection went, and whether the run has finished."""
     if not run.epochs:
-        return "No epoch of this run is finished yet."
+        return "This run has not finished its first epoch yet."
     sentences = []
     if not run.finished:
         planned = run.settings.get("epochs")
         of_all = f" of {planned}" if isinstance(planned, int) else ""
-        sentences.append(f"This run has not finished: epoch {run.last['epoch']}{of_all} is the last on record.")
+        sentences.append(f"This run has not finished: epoch {run.last['epoch']}{of_all} is the last one recorded.")
     return " ".join([*sentences, *_of_flags(run)])
 
 
@@ -140,18 +138,22 @@ def _of_flags(run: RunRecord) -> list[str]:
     last = run.last
     if not last.get("share_flagged"):
         return ["Nothing was flagged: this is the plain loss."]
-    flagged = f"In the last epoch {percent(last['share_flagged'])} of the negatives were flagged as false"
+    flagged = f"In the last epoch, {percent(last['share_flagged'])} of the negatives were flagged as false"
     precision, chance = last.get("precision"), last.get("chance")
     if precision is None or chance is None:
-        return [f"{flagged}; without labels it cannot be told how many of them are."]
+        return [f"{flagged}. Without labels, there is no measure of how many of these flags are right."]
     sentences = [f"{flagged}; {percent(precision)} of these flags were right, {_against_chance(precision, chance)}."]
     first = next((line for line in run.epochs[:-1] if line.get("precision") is not None), None)
     if first is not None:
-        sentences.append(f"In epoch {first['epoch']} it was {percent(first['precision'])}.")
+        sentences.append(f"In epoch {first['epoch']}, {percent(first['precision'])} were right.")
     return sentences
 
 
 def _against_chance(precision: float, chance: float) -> str:
     if precision <= 1.1 * chance:
         return f"no better than chance ({percent(chance)})"
-    return f"{precision / chance:.1f} times what chance gives ({percent(chance)})" if chance else "and none by chance"
+    return (
+        f"{precision / chance:.1f} times the chance level ({percent(chance)})"
+        if chance
+        else "where chance would give none"
+    )

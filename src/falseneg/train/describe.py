@@ -12,7 +12,7 @@ from falseneg.errors import UserError
 from falseneg.evaluation import evaluations_of
 from falseneg.models import Encoder
 from falseneg.train.estimate import estimate
-from falseneg.train.folder import ENCODER
+from falseneg.train.names import ENCODER
 from falseneg.train.plan import views_of
 from falseneg.train.progress import duration
 from falseneg.train.session import Session

@@ -17,13 +17,11 @@ from typing import Any
 
 from falseneg.errors import UserError
 from falseneg.files import alone, write_bytes
-from falseneg.train.metrics import FILE, read_metrics
+from falseneg.train.metrics import read_metrics
+from falseneg.train.names import ABOUT, CHECKPOINTS, CONFIG, ENCODER, METRICS
 
-CHECKPOINTS = "checkpoints"
-ENCODER = "encoder.safetensors"
-ABOUT = "run.json"
-_OF_A_RUN = (ABOUT, "config.yaml", FILE, CHECKPOINTS, ENCODER)
-_WORTH_KEEPING = (FILE, f"{CHECKPOINTS}/last.pt", ENCODER)
+_OF_A_RUN = (ABOUT, CONFIG, METRICS, CHECKPOINTS, ENCODER)
+_WORTH_KEEPING = (METRICS, f"{CHECKPOINTS}/last.pt", ENCODER)
 
 
 @contextlib.contextmanager

@@ -18,11 +18,11 @@ from falseneg.evaluation.false_negatives import DetectionCounts
 from falseneg.flagged import Judged
 from falseneg.statistics import confusion
 from falseneg.statistics.scan import same_sample
+from falseneg.train.names import METRICS
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-FILE = "metrics.jsonl"
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
 """The further loggers, and the package that each needs."""
 
@@ -130,7 +130,7 @@ class Metrics:
     """
 
     def __init__(self, folder: Path, length: int = 0, loggers: Sequence[Logger] = ()) -> None:
-        self.path, self.loggers = folder / FILE, loggers
+        self.path, self.loggers = folder / METRICS, loggers
         self.path.touch()
         os.truncate(self.path, min(length, self.path.stat().st_size))
         self.file = open(self.path, "ab")  # noqa: SIM115 (close() closes it)
@@ -156,7 +156,7 @@ class Metrics:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The whole lines of a run's metrics.jsonl; a last line that was being written when the run was killed is left out."""
-    path = folder / FILE
+    path = folder / METRICS
     if not path.is_file():
         return []
     lines = path.read_text().split("\n")[:-1]

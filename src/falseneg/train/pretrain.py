@@ -22,12 +22,12 @@ from falseneg.models import Encoder
 from falseneg.train.checkpoint import LAST, check_settings, load_checkpoint, load_module
 from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
 from falseneg.train.describe import describe, farewell
-from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claimed, final_figures, write_about
+from falseneg.train.folder import about, claimed, final_figures, write_about
 from falseneg.train.guards import determinism, in_one_sentence
 from falseneg.train.loop import train
-from falseneg.train.metrics import FILE, Metrics, further_loggers
+from falseneg.train.metrics import Metrics, further_loggers
+from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER, FLAGGED, METRICS, PAIRS, PER_SAMPLE, SIMILARITIES
 from falseneg.train.observers import Observer, observers_of
-from falseneg.train.observers.per_sample import FOLDER as PER_SAMPLE
 from falseneg.train.plan import Plan, loader_of, make_plan, prepare_criterion, settings
 from falseneg.train.progress import Progress, Silent, default_progress
 from falseneg.train.run import Run
@@ -164,9 +164,9 @@ def _open_files(
         described = about(folder)
     else:
         if configuration is not None:  # first: a run that is killed from here on can be resumed
-            write_bytes(folder / "config.yaml", configuration.encode())
+            write_bytes(folder / CONFIG, configuration.encode())
         described = write_about(folder, run.seed, facts, resume)
-        for name in (FILE, "flagged.parquet", "similarities.json"):
+        for name in (METRICS, FLAGGED, PAIRS, SIMILARITIES):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / PER_SAMPLE, ignore_errors=True)
     loggers = further_loggers(run.loggers, folder, described.get("id", folder.name), facts["settings"])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from falseneg.train.checkpoint import load_module, random_states, restore_random_states, save_checkpoint
-from falseneg.train.folder import CHECKPOINTS
+from falseneg.train.names import CHECKPOINTS
 from falseneg.train.observers import Observer
 from falseneg.train.session import Session
 

@@ -17,10 +17,9 @@ __all__ = ["Figures", "Observer", "observers_of"]
 def observers_of(session: Session) -> list[Observer]:
     """All that watch a run, in the order in which they do."""
     labels = labels_on(session.fabric.device, session.plan.train)
-    rows, steps = len(session.plan.train), session.clock.steps_per_epoch
     return [
         StepFigures(labels),
-        FlaggedPairs(session.folder, labels, rows, steps, session.run.seed),
+        FlaggedPairs(session.folder, labels, session.plan.train, session.clock.steps_per_epoch, session.run.seed),
         Accuracy(),
         PerSample(),
         EmbeddingMap(),

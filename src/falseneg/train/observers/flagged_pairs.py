@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from falseneg.data import ImageSet
 from falseneg.files import replacing, write_bytes
 from falseneg.flagged import Judged
 from falseneg.rules import AboveThreshold, SameGroup
 from falseneg.statistics import flagged_pairs, similarity_histogram
+from falseneg.train.names import FLAGGED, SIMILARITIES
 from falseneg.train.observers.base import Figures, Observer
+from falseneg.train.pairs import pair_table
 from falseneg.train.session import Session, Stepped
 from falseneg.train.thumbnails import write_thumbnails
 
@@ -38,18 +40,19 @@ def recorded_epochs(epochs: int) -> list[int]:
 
 class FlaggedPairs(Observer):
     """Collects during the recorded epochs; writes flagged.parquet and similarities.json at the end of each, and
-    thumbnails.npz at the end of the run.
+    pictures and flagged.csv at the end of the run.
 
     Args:
         folder: of the run.
         labels: (rows,) int64 on the device, or None.
-        rows: images in the data set.
+        images: the data set.
         steps_per_epoch: over which the recorded pairs are spread.
         seed: of the choice of images whose pairs are recorded.
     """
 
-    def __init__(self, folder: Path, labels: Tensor | None, rows: int, steps_per_epoch: int, seed: int) -> None:
-        self.folder, self.labels, self.steps_per_epoch = folder, labels, steps_per_epoch
+    def __init__(self, folder: Path, labels: Tensor | None, images: ImageSet, steps_per_epoch: int, seed: int) -> None:
+        self.folder, self.labels, self.images, self.steps_per_epoch = folder, labels, images, steps_per_epoch
+        rows = len(images)
         chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:WATCHED]
         self.watched = torch.zeros(rows, dtype=torch.bool)
         self.watched[chosen] = True
@@ -108,7 +111,7 @@ class FlaggedPairs(Observer):
     def write(self, epoch: int) -> None:
         """Write what was collected in this epoch (from 1), and begin anew. A repeated epoch replaces itself."""
         self._write_pairs(epoch)
-        path = self.folder / "similarities.json"
+        path = self.folder / SIMILARITIES
         entries = json.loads(path.read_text()) if path.is_file() else []
         edges = torch.linspace(-1, 1, BINS + 1, dtype=torch.float64).tolist()
         threshold = sum(self.thresholds) / len(self.thresholds) if self.thresholds else None
@@ -121,20 +124,16 @@ class FlaggedPairs(Observer):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        pairs = torch.cat([torch.empty(0, 2, dtype=torch.int64), *self.pairs])
-        columns: dict[str, Any] = {"anchor": pairs[:, 0].numpy(), "candidate": pairs[:, 1].numpy()}
-        columns["score"] = torch.cat([torch.empty(0, dtype=torch.float32), *self.scores]).numpy()
-        columns["epoch"] = np.full(len(pairs), epoch, dtype=np.int32)
-        if self.labels is not None:
-            of_anchor, of_candidate = self.labels.cpu()[pairs].unbind(1)
-            columns["correct"] = ((of_anchor == of_candidate) & (of_anchor >= 0)).numpy()
-        path = self.folder / "flagged.parquet"
+        pairs = torch.cat([torch.empty(0, 2, dtype=torch.int64), *self.pairs]).numpy()
+        scores = torch.cat([torch.empty(0, dtype=torch.float32), *self.scores]).numpy()
+        table = pair_table(self.images, pairs, scores, epoch)
+        path = self.folder / FLAGGED
         if path.is_file():
             before = pq.read_table(path)
-            earlier = before["epoch"].to_numpy() < epoch
-            columns = {key: np.concatenate([before[key].to_numpy()[earlier], new]) for key, new in columns.items()}
+            earlier = before.filter(before["epoch"].to_numpy() < epoch)
+            table = pa.concat_tables([earlier, table], promote_options="default")
         with replacing(path) as file:
-            pq.write_table(pa.table(columns), file, compression="zstd")  # type: ignore[attr-defined]
+            pq.write_table(table, file, compression="zstd")
 
 
 def _highest(pairs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from falseneg.detectors.global_threshold import GlobalThreshold
 from falseneg.evaluation import group_figures
 from falseneg.files import replacing
+from falseneg.train.names import CLUSTERS, PER_SAMPLE
 from falseneg.train.observers.base import Figures, Observer
 from falseneg.train.observers.flagged_pairs import recorded_epochs
 from falseneg.train.observers.true_quantiles import Checked, Threshold, check_thresholds
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from falseneg.data import ImageSet
     from falseneg.detectors import Detector
 
-FOLDER = "per_sample"
 TOLD_AFTER = 10.0
 """Seconds that a comparison may take without a word."""
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
@@ -117,7 +117,7 @@ def write_arrays(folder: Path, epoch: int, held: Mapping[str, Tensor], checked: 
         arrays[name] = values.detach().to("cpu", torch.float32 if values.is_floating_point() else torch.int32).numpy()
     for name, result in checked.items():
         arrays |= {f"{name}/{key}": np.asarray(value) for key, value in vars(result).items()}
-    with replacing(folder / FOLDER / f"epoch-{epoch:05d}.npz") as file:
+    with replacing(folder / PER_SAMPLE / f"epoch-{epoch:05d}.npz") as file:
         np.savez_compressed(file, **arrays)
 
 
@@ -126,7 +126,7 @@ def write_clusters(folder: Path, images: ImageSet) -> None:
 
     They are those of the level with the fewest clusters.
     """
-    recorded = sorted((folder / FOLDER).glob("epoch-*.npz"))
+    recorded = sorted((folder / PER_SAMPLE).glob("epoch-*.npz"))
     if not recorded:
         return
     with np.load(recorded[-1], allow_pickle=False) as stored:
@@ -146,7 +146,7 @@ def write_clusters(folder: Path, images: ImageSet) -> None:
     described = [_described(groups == group, labels, accepted) for group in shown]
     for name in ("sizes", "majority", "purity", "accepted"):
         content[name] = np.array([one[name] for one in described])
-    with replacing(folder / "clusters.npz") as file:
+    with replacing(folder / CLUSTERS) as file:
         np.savez_compressed(file, **content)
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
 
 from falseneg.compare.differences import GapClosed
-from falseneg.report.curves import Style
-from falseneg.report.svg import Scale, drawing, join, mark, percent, round_steps, tag, x_axis
+from falseneg.compare.summary import ACCURACIES, BASELINE
+from falseneg.compare.tables import NAMES, Table, tables
+from falseneg.report.chart import Style
+from falseneg.report.comparison import ComparisonRecord
+from falseneg.report.frame import Axis, Frame
+from falseneg.report.read import RunRecord
+from falseneg.report.section import Section, part
+from falseneg.report.svg import Scale, mark, percent, round_steps, tag
 
-WIDTH = 360
 LEFT, RIGHT, TOP, ROW = 122, 346, 8, 28
 LONGEST = 18
 """Letters of a variant's name that fit beside a plot."""
@@ -22,11 +29,8 @@ def seeds_strip(title: str, rows: Sequence[tuple[Style, Sequence[float]]]) -> Ma
     everything = [value for _, values in rows for value in values]
     if not everything:
         return None
-    steps = round_steps(min(everything), max(everything))
-    x = Scale(steps[0], steps[-1], LEFT + 6, RIGHT - 8)
-    bottom = TOP + ROW * len(rows)
-    parts = [_guides(x, steps, bottom), x_axis(x, steps, bottom, title, percent)]
-    told = []
+    frame = _frame(round_steps(min(everything), max(everything)), title, len(rows))
+    x, parts, told = frame.across, [], []
     for index, (style, values) in enumerate(rows):
         y = TOP + ROW * (index + 0.5)
         parts.append(_name(style, y))
@@ -40,7 +44,7 @@ def seeds_strip(title: str, rows: Sequence[tuple[Style, Sequence[float]]]) -> Ma
         drawn.append(tag("path", d=f"M{x(mean):.1f} {y - 10:.1f}v20", class_=f"mean {style.colour}"))
         parts.append(tag("g", *drawn))
         told.append(text)
-    return drawing(WIDTH, bottom + 40, f"{title} of each variant. {'. '.join(told)}.", *parts)
+    return frame.draw(f"{title} of each variant. {'. '.join(told)}.", *parts)
 
 
 def gap_strip(title: str, rows: Sequence[tuple[Style, GapClosed | None]]) -> Markup | None:
@@ -51,13 +55,11 @@ def gap_strip(title: str, rows: Sequence[tuple[Style, GapClosed | None]]) -> Mar
         return None
     low, high = max(-1.0, min([0.0, *ends])), min(2.0, max([1.0, *ends]))
     steps = [step for step in round_steps(low, high) if low - 0.5 <= step <= high + 0.5]
-    x = Scale(steps[0], steps[-1], LEFT + 6, RIGHT - 8)
-    bottom = TOP + ROW * len(rows)
-    parts = [_guides(x, steps, bottom)]
+    frame = _frame(steps, title, len(rows))
+    x, parts, told = frame.across, [], []
     for at, what in ((0.0, "none"), (1.0, "true labels")):
-        parts.append(tag("path", tag("title", what), d=f"M{x(at):.1f} {TOP}V{bottom}", class_="reference"))
-    parts.append(x_axis(x, steps, bottom, title, percent))
-    told = []
+        line = f"M{x(at):.1f} {frame.top:.1f}V{frame.bottom:.1f}"
+        parts.append(tag("path", tag("title", what), d=line, class_="reference"))
     for index, (style, gap) in enumerate(rows):
         y = TOP + ROW * (index + 0.5)
         parts.append(_name(style, y))
@@ -67,7 +69,11 @@ def gap_strip(title: str, rows: Sequence[tuple[Style, GapClosed | None]]) -> Mar
             parts.append(_blank(x, y, text, "not defined" if gap is None else "not known"))
         else:
             parts.append(_whisker(style, gap.value, (gap.low, gap.high), x, y, text))
-    return drawing(WIDTH, bottom + 40, f"{title} of each variant. {'. '.join(told)}.", *parts)
+    return frame.draw(f"{title} of each variant. {'. '.join(told)}.", *parts)
+
+
+def _frame(steps: Sequence[float], title: str, rows: int) -> Frame:
+    return Frame(Axis.along(steps, title, share=True), left=LEFT, right=RIGHT, top=TOP, bottom=TOP + ROW * rows)
 
 
 def gap_words(gap: GapClosed | None) -> str:
@@ -96,10 +102,6 @@ def _blank(x: Scale, y: float, text: str, shown: str) -> Markup:
     return tag("text", tag("title", text), shown, x=x.start + 2, y=y + 4, class_="tick halo")
 
 
-def _guides(x: Scale, steps: Sequence[float], bottom: float) -> Markup:
-    return join(tag("line", x1=x(step), x2=x(step), y1=TOP, y2=bottom, class_="grid") for step in steps)
-
-
 def _name(style: Style, y: float) -> Markup:
     shown = style.label if len(style.label) <= LONGEST else style.label[: LONGEST - 1] + "…"
     return tag("text", tag("title", style.label), shown, x=LEFT - 6, y=y + 4, text_anchor="end", class_="name")
@@ -109,3 +111,37 @@ def by_variant(results: Sequence[Mapping[str, Any]], key: str, variant: str) -> 
     """The figure of each seed of a variant, where it is defined."""
     found = [result.get(key) for result in results if result["variant"] == variant]
     return [value for value in found if value is not None]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Of a comparison: accuracies seed by seed, gaps closed, and tables."""
+
+    strips: list[Markup]
+    gaps: list[Markup]
+    tables: Sequence[Table]
+
+
+def _of_run(run: RunRecord) -> None:
+    """One run has its figures in the summary."""
+
+
+def _of_comparison(record: ComparisonRecord) -> Results | None:
+    if not record.results:
+        return None
+    notes, summary, strips, gaps = record.notes, record.summary, list[Markup | None](), list[Markup | None]()
+    shown = part(notes, "the tables", lambda: tables(summary)) or ()
+    for key in sorted(ACCURACIES, key=lambda key: key != summary.primary):
+        title, closed = f"{NAMES[key]} accuracy", f"gap closed, {NAMES[key]}"
+        rows = [(record.styles[name], by_variant(record.results, key, name)) for name in record.names]
+        of_methods = [
+            (record.styles[v.name], v.gap_closed.get(key))
+            for v in summary.variants
+            if not v.oracle and v.name != BASELINE
+        ]
+        strips.append(part(notes, title, partial(seeds_strip, title, rows)))
+        gaps.append(part(notes, closed, partial(gap_strip, closed, of_methods)))
+    return Results([one for one in strips if one], [one for one in gaps if one], shown)
+
+
+SECTION = Section(20, "results", "Results", "Results", _of_run, _of_comparison)

@@ -1,38 +1,29 @@
-"""Anchors with the negatives that were flagged for them, early and late in training."""
+"""Anchors with the negatives that were flagged for them, early and late in training, and the pairs as a table."""
 
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from falseneg.report.embedding_map import class_name
-from falseneg.report.read import Flagged, Thumbnails
+from falseneg.report.chart import Style, spread
+from falseneg.report.comparison import ComparisonRecord
+from falseneg.report.flags import FLAGGED, Flagged
+from falseneg.report.pictures import THUMBNAILS, Picture, PictureMaker, Thumbnails
+from falseneg.report.read import RunRecord
+from falseneg.report.section import Section, part
+from falseneg.train.pairs import as_csv
 
+ANCHORS_OF_RUN, ANCHORS_OF_VARIANT = 12, 5
+"""Anchors of a run, and of each variant of a comparison."""
 PER_ANCHOR = 8
-"""Flagged negatives shown of an anchor at one epoch, at most."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A thumbnail with what is said of it.
-
-    Attributes:
-        data: the picture, as a data address.
-        name: its file or key.
-        caption: its class where that is known; else nothing, but of an anchor its name.
-        verdict: "right", "wrong" or "unknown"; of an anchor "anchor".
-        score: the cosine with its anchor; None for an anchor.
-    """
-
-    data: str
-    name: str
-    caption: str
-    verdict: str
-    score: float | None = None
+"""Flagged negatives shown of an anchor at one epoch, at most; and wrong ones."""
+DOWNLOADED = 5000
+"""Pairs in the page's own table, at most: 100 bytes each."""
+VERDICTS = {1: "right", 0: "wrong", -1: "unknown"}
 
 
 @dataclass(frozen=True)
@@ -42,12 +33,14 @@ class Strip:
     Attributes:
         epoch: from 1.
         pictures: at most `PER_ANCHOR` of them.
+        further: wrong ones that are not among them, shown where only the wrong are: in all at most `PER_ANCHOR` wrong.
         flags: how many images were flagged in all.
         right: how many of all were truly false negatives; None without labels.
     """
 
     epoch: int
     pictures: list[Picture]
+    further: list[Picture]
     flags: int
     right: int | None
 
@@ -91,7 +84,8 @@ def build_gallery(flagged: Flagged, thumbnails: Thumbnails | None, most: int) ->
     for epoch in epochs:
         chosen = flagged.epoch == epoch
         counts.append(int(chosen.sum()))
-        shares.append(None if flagged.correct is None else float(flagged.correct[chosen].mean()))
+        known = np.empty(0) if flagged.correct is None else flagged.correct[chosen & (flagged.correct >= 0)]
+        shares.append(float(known.mean()) if len(known) else None)
     gallery = Gallery(epochs, shares, counts)
     if thumbnails is not None:
         maker = PictureMaker(thumbnails)
@@ -113,7 +107,7 @@ def _choose(flagged: Flagged, epochs: Sequence[int], thumbnails: Thumbnails, mos
             ranks.setdefault((missing, -flagged_at), []).append(anchor)
     chosen: list[int] = []
     for rank in sorted(ranks):
-        chosen += _spread(sorted(ranks[rank]), most - len(chosen))
+        chosen += spread(sorted(ranks[rank]), most - len(chosen))
     return chosen
 
 
@@ -124,55 +118,78 @@ def _best(flagged: Flagged, anchor: int, epoch: int) -> np.ndarray:
     return places[np.sort(np.unique(flagged.candidate[places], return_index=True)[1])]
 
 
-def _spread(rows: list[int], most: int) -> list[int]:
-    if len(rows) <= most:
-        return rows
-    return [rows[round(index * (len(rows) - 1) / max(1, most - 1))] for index in range(most)]
-
-
 def _strip(flagged: Flagged, anchor: int, epoch: int, maker: PictureMaker) -> Strip:
     places = _best(flagged, anchor, epoch)
-    pictures: list[Picture] = []
+    pictures, further, wrong = list[Picture](), list[Picture](), 0
     for place in places:
-        candidate = int(flagged.candidate[place])
-        if maker.has(candidate) and len(pictures) < PER_ANCHOR:
-            verdict = "unknown" if flagged.correct is None else "right" if flagged.correct[place] else "wrong"
+        candidate, verdict = int(flagged.candidate[place]), "unknown"
+        if flagged.correct is not None:
+            verdict = VERDICTS[int(flagged.correct[place])]
+        if not maker.has(candidate):
+            continue
+        if len(pictures) < PER_ANCHOR:
             pictures.append(maker.picture(candidate, verdict, float(flagged.score[place])))
-    right = None if flagged.correct is None else int(flagged.correct[places].sum())
-    return Strip(epoch, pictures, len(places), right)
+        elif verdict == "wrong" and wrong < PER_ANCHOR:
+            further.append(maker.picture(candidate, verdict, float(flagged.score[place])))
+        wrong += verdict == "wrong"
+    right = None if flagged.correct is None else int((flagged.correct[places] == 1).sum())
+    return Strip(epoch, pictures, further, len(places), right)
 
 
-class PictureMaker:
-    """Makes pictures of rows; each is encoded once."""
+@dataclass(frozen=True)
+class Pictured:
+    """The gallery of one run: its title (empty for the page's only run) and how it is marked."""
 
-    def __init__(self, thumbnails: Thumbnails) -> None:
-        self.thumbnails = thumbnails
-        self.place = {int(row): index for index, row in enumerate(thumbnails.rows)}
-        self.encoded: dict[int, str] = {}
-
-    def has(self, row: int) -> bool:
-        return row in self.place
-
-    def picture(self, row: int, verdict: str, score: float | None = None) -> Picture:
-        index = self.place[row]
-        if row not in self.encoded:
-            self.encoded[row] = data_address(self.thumbnails.images[index])
-        name = self.thumbnails.names[index] if self.thumbnails.names is not None else f"image {row}"
-        label = -1 if self.thumbnails.labels is None else int(self.thumbnails.labels[index])
-        caption = class_name(label, self.thumbnails.class_names) if label >= 0 else name if verdict == "anchor" else ""
-        return Picture(self.encoded[row], name, caption, verdict, score)
+    title: str
+    style: Style | None
+    gallery: Gallery
 
 
-def data_address(image: np.ndarray) -> str:
-    """A (H, W, 3) uint8 picture inside the page: PNG, which keeps drawn pixels, or JPEG where that is smaller."""
-    from PIL import Image
+@dataclass(frozen=True)
+class Download:
+    """Pairs of the last recorded epoch as CSV, inside the page: the address, the pairs in it, and those of the epoch."""
 
-    written = []
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, kind, **options)
-        written.append((len(buffer.getvalue()), kind, buffer.getvalue()))
-    # Photographs are three times smaller as JPEG; of drawings the exact pixels are kept unless that costs much.
-    png, jpeg = written
-    _, kind, content = jpeg if png[0] > 1.5 * jpeg[0] else png
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    address: str
+    pairs: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Galleries:
+    """The galleries, and of a single run its pairs."""
+
+    galleries: list[Pictured]
+    download: Download | None = None
+
+
+def _of_run(run: RunRecord) -> Galleries | None:
+    gallery, flagged = _built(run, ANCHORS_OF_RUN), run.get(FLAGGED)
+    if gallery is None or flagged is None:
+        return None
+    download = part(run.notes, "the table of pairs", lambda: _download(flagged))
+    return Galleries([Pictured("", None, gallery)], download)
+
+
+def _of_comparison(record: ComparisonRecord) -> Galleries | None:
+    found = []
+    for name, (seed, run) in record.examples.items():
+        # An oracle's flags are right by definition.
+        if name not in record.oracles and (gallery := _built(run, ANCHORS_OF_VARIANT)):
+            found.append(Pictured(f"{name}, seed {seed}", record.styles[name], gallery))
+    return Galleries(found) if found else None
+
+
+def _built(run: RunRecord, most: int) -> Gallery | None:
+    flagged = run.get(FLAGGED)
+    if flagged is None:
+        return None
+    build = partial(build_gallery, flagged, run.get(THUMBNAILS), most)
+    return part(run.notes, f"{run.name}: what was flagged", build)
+
+
+def _download(flagged: Flagged) -> Download:
+    chosen, of = flagged.best(DOWNLOADED)
+    return Download(f"data:text/csv;base64,{base64.b64encode(as_csv(chosen)).decode()}", len(chosen), of)
+
+
+SECTION = Section(70, "gallery", "What was flagged", "Flagged", _of_run, _of_comparison, (FLAGGED, THUMBNAILS))

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from falseneg.report.curves import Chart, Quantity, Style, chart, points
+from falseneg.report.chart import Chart, Quantity, Style, chart, epochs_axis, points, spread
+from falseneg.report.comparison import ComparisonRecord
+from falseneg.report.frame import Axis, Frame
 from falseneg.report.read import RunRecord
-from falseneg.report.svg import MINUS, Scale, drawing, join, percent, plain, round_steps, tag, x_axis, y_axis
+from falseneg.report.samples import PER_SAMPLE, samples_of
+from falseneg.report.section import Section, part
+from falseneg.report.svg import MINUS, Scale, join, percent, plain, round_steps, tag
 
-WIDTH, HEIGHT = 360, 232
-LEFT, RIGHT, TOP, BOTTOM = 46, 348, 12, 190
 CEILING, FLOOR = 24, 268
 """Top and bottom of a scatter plot, whose two axes are the same."""
 BANDS = (("0%", "100%", "all"), ("5%", "95%", "most"), ("25%", "75%", "half"))
 KNOWN = {
     "threshold": ("Learned threshold", "The cosine above which an image's negatives are flagged.", False),
-    "share_flagged": ("Share flagged, image by image", "Of an image's negatives, when it was last seen.", True),
+    "share_flagged": (
+        "Share flagged, image by image",
+        "Share of an image's negatives that were flagged when it was last seen.",
+        True,
+    ),
 }
 OVER_VARIANTS = (
-    Quantity("threshold/50%", "Learned threshold", "Median over the images, a cosine.", share=False),
+    Quantity("threshold/50%", "Learned threshold", "Median over images, as a cosine.", share=False),
     Quantity(
         "threshold/true error",
         "Distance from the true quantile",
-        "Mean absolute difference of cosines, over a sample of images; 0 is perfect.",
+        "Mean absolute difference in cosine over a sample of images; 0 is perfect.",
         share=False,
         of_flags=True,
     ),
@@ -68,10 +74,14 @@ def variant_charts(variants: Sequence[tuple[Style, Sequence[RunRecord]]]) -> tup
     return [one for one in drawn if one is not None], [style for style, _ in variants]
 
 
-def scatters(run: RunRecord) -> list[Scatter]:
-    """Learned thresholds against true quantiles at the recorded epochs."""
+def scatters(samples: Mapping[int, Mapping[str, np.ndarray]]) -> list[Scatter]:
+    """Learned thresholds against true quantiles at the recorded epochs.
+
+    Args:
+        samples: what is held of each image, by epoch and name.
+    """
     found: list[tuple[int, str, Mapping[str, np.ndarray]]] = []
-    for epoch, arrays in sorted(run.samples.items()):
+    for epoch, arrays in sorted(samples.items()):
         for name in (key.removesuffix("/true") for key in arrays if key.endswith("/true")):
             checked = {key: arrays[f"{name}/{key}"] for key in ("true", "learned", "share", "alpha")}
             known = np.isfinite(checked["true"]) & np.isfinite(checked["learned"])
@@ -95,13 +105,10 @@ def _spread_chart(lines: Sequence[Mapping[str, Any]], quantity: Quantity, expect
     lines = [line for line in lines if math.isfinite(line.get(f"{quantity.key}/50%", math.nan))]
     write: Callable[[float], str] = percent if quantity.share else plain
     ends = [line[f"{quantity.key}/{end}"] for line in lines for end in ("0%", "100%")]
-    steps = round_steps(min(ends), max(ends))
     epochs = [line["epoch"] for line in lines]
-    first, last = (epochs[0], epochs[-1]) if len(epochs) > 1 else (epochs[0] - 1, epochs[0] + 1)
-    x, y = Scale(first, last, LEFT + 8, RIGHT - 6), Scale(steps[0], steps[-1], BOTTOM, TOP)
-    parts = [y_axis(y, steps, LEFT, RIGHT, write)]
-    parts.append(x_axis(x, round_steps(first, last, 5, whole=True), BOTTOM, "epoch", plain))
-    parts += [_band(lines, quantity.key, low, high, kind, x, y) for low, high, kind in BANDS]
+    frame = Frame(epochs_axis(epochs), Axis.along(round_steps(min(ends), max(ends)), share=quantity.share))
+    x, y = frame.across, frame.up
+    parts = [_band(lines, quantity.key, low, high, kind, x, y) for low, high, kind in BANDS]
     parts += [
         _median(lines, quantity.key, x, y),
         _expected(expected, lines[-1][f"{quantity.key}/50%"], x, y),
@@ -110,8 +117,8 @@ def _spread_chart(lines: Sequence[Mapping[str, Any]], quantity: Quantity, expect
     told = _in_words(lines[-1], quantity.key, write)
     label = f"{quantity.title} over training. At epoch {plain(epochs[-1])}: {told}."
     columns = ["epoch", "lowest", "5%", "25%", "median", "75%", "95%", "highest"]
-    picture = drawing(WIDTH, HEIGHT, label, *parts)
-    return Chart(quantity, picture, columns, [_row(line, quantity.key, write) for line in _some(lines)])
+    rows = [_row(line, quantity.key, write) for line in spread(lines, 12)]
+    return Chart(quantity, frame.draw(label, *parts), columns, rows)
 
 
 def _band(lines: Sequence[Mapping[str, Any]], key: str, low: str, high: str, kind: str, x: Scale, y: Scale) -> Markup:
@@ -153,7 +160,7 @@ def _hits(
 ) -> Markup:
     """Where the pointer finds the figures."""
     dots = []
-    for line in _some(lines, 40):
+    for line in spread(lines, 40):
         text = f"epoch {plain(line['epoch'])}: {_in_words(line, quantity.key, write)}"
         at = {"cx": x(line["epoch"]), "cy": y(line[f"{quantity.key}/50%"])}
         dots.append(tag("circle", tag("title", text), **at, r=6, class_="hit s0"))
@@ -162,19 +169,12 @@ def _hits(
 
 def _in_words(line: Mapping[str, Any], key: str, write: Callable[[float], str]) -> str:
     low, middle, high = (write(line[f"{key}/{at}"]) for at in ("5%", "50%", "95%"))
-    return f"median {middle}, nine tenths of the images from {low} to {high}, {line[f'{key}/known']:,} images"
+    return f"median {middle}, 90% of images from {low} to {high}, {line[f'{key}/known']:,} images"
 
 
 def _row(line: Mapping[str, Any], key: str, write: Callable[[float], str]) -> list[str]:
     shares = ("0%", "5%", "25%", "50%", "75%", "95%", "100%")
     return [plain(line["epoch"]), *(write(line[f"{key}/{share}"]) for share in shares)]
-
-
-def _some(lines: Sequence[Mapping[str, Any]], most: int = 12) -> list[Mapping[str, Any]]:
-    """At most that many lines, evenly spread."""
-    if len(lines) <= most:
-        return list(lines)
-    return [lines[round(index * (len(lines) - 1) / (most - 1))] for index in range(most)]
 
 
 def _scatter(epoch: int, name: str, checked: Mapping[str, np.ndarray]) -> Scatter:
@@ -186,17 +186,41 @@ def _scatter(epoch: int, name: str, checked: Mapping[str, np.ndarray]) -> Scatte
         sentence += f", correlation {np.corrcoef(true, learned)[0, 1]:.2f}".replace("-", MINUS)
     share = float(checked["share"][known].mean())
     sentence += (
-        f"; {percent(share)} of all similarities lie above the thresholds, {percent(float(checked['alpha']))} should"
+        f"; {percent(share)} of all similarities lie above the thresholds; {percent(float(checked['alpha']))} should"
     )
     sentence = f"{name}: {sentence}" if name else sentence
     ends = np.concatenate([true, learned])
     steps = round_steps(float(ends.min()), float(ends.max()))
-    x, y = Scale(steps[0], steps[-1], LEFT + 8, RIGHT - 6), Scale(steps[0], steps[-1], FLOOR, CEILING)
+    axes = Axis.along(steps, "true quantile (cosine)"), Axis.along(steps, "learned threshold")
+    frame = Frame(*axes, top=CEILING, bottom=FLOOR)
+    x, y = frame.across, frame.up
     dots = "".join(f"M{x(across):.1f} {y(up):.1f}h0" for across, up in zip(true, learned, strict=True))
     diagonal = f"M{x(steps[0]):.1f} {y(steps[0]):.1f}L{x(steps[-1]):.1f} {y(steps[-1]):.1f}"
-    parts = [y_axis(y, steps, LEFT, RIGHT, plain), x_axis(x, steps, FLOOR, "true quantile, a cosine", plain)]
-    parts.append(tag("text", "learned threshold", x=4, y=CEILING - 14, class_="axis"))
-    parts.append(tag("path", tag("title", "equal"), d=diagonal, class_="reference"))
+    parts = [tag("path", tag("title", "equal"), d=diagonal, class_="reference")]
     parts.append(tag("path", d=dots, class_="point disc s0"))
     label = f"Learned thresholds against true quantiles at epoch {epoch}: {sentence}."
-    return Scatter(epoch, drawing(WIDTH, FLOOR + 42, label, *parts), sentence)
+    return Scatter(epoch, frame.draw(label, *parts), sentence)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Charts; of a run scatter plots, of a comparison the legend."""
+
+    charts: list[Chart]
+    scatters: list[Scatter] = field(default_factory=list)
+    legend: list[Style] = field(default_factory=list)
+
+
+def _of_run(run: RunRecord) -> Thresholds | None:
+    charts = part(run.notes, "what is learned for each image", lambda: spread_charts(run))
+    drawn = part(run.notes, "learned thresholds against true quantiles", lambda: scatters(samples_of(run))) or []
+    return Thresholds(charts, drawn) if charts else None
+
+
+def _of_comparison(record: ComparisonRecord) -> Thresholds | None:
+    drawn = part(record.notes, "learned thresholds", lambda: variant_charts(record.styled_runs))
+    charts, legend = drawn or ([], [])
+    return Thresholds(charts, legend=legend) if charts else None
+
+
+SECTION = Section(40, "thresholds", "Learned for each image", "Thresholds", _of_run, _of_comparison, (PER_SAMPLE,))

@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeVar
 
 from markupsafe import Markup
 
-from falseneg.report.svg import MARKS, Scale, drawing, join, mark, percent, plain, round_steps, tag, x_axis, y_axis
+from falseneg.compare.summary import BASELINE
+from falseneg.report.frame import Axis, Frame
+from falseneg.report.svg import MARKS, Scale, join, mark, percent, plain, round_steps, tag
 
-WIDTH, HEIGHT = 360, 232
-LEFT, RIGHT, TOP, BOTTOM = 46, 348, 12, 190
+T = TypeVar("T")
 MARKED, HOVERED = 5, 40
 """Marks on a curve, and places where the pointer finds its figures, at most."""
 
@@ -63,19 +65,6 @@ class Quantity:
     of_flags: bool = False
 
 
-QUANTITIES = (
-    Quantity(
-        "loss", "Loss", "What training makes small, in nats. Comparable only between equal objectives.", share=False
-    ),
-    Quantity("knn", "kNN accuracy", "Test images that their nearest training images name correctly."),
-    Quantity("linear", "Linear accuracy", "Test images that a linear classifier on the features names correctly."),
-    Quantity("share_flagged", "Share flagged", "Negatives that the detector takes for false ones.", of_flags=True),
-    Quantity("precision", "Precision", "Flagged negatives that are truly false. Dotted: chance.", of_flags=True),
-    Quantity("recall", "Recall", "Truly false negatives that are flagged.", of_flags=True),
-    Quantity("f1", "F1", "Precision and recall in one figure: their harmonic mean.", of_flags=True),
-)
-
-
 def points(runs: Sequence[Sequence[Mapping[str, float]]], key: str) -> list[Point]:
     """One figure over training, from the epoch lines of a variant's runs; where it is missing or not finite, no point."""
     by_epoch: dict[float, list[float]] = {}
@@ -89,6 +78,23 @@ def points(runs: Sequence[Sequence[Mapping[str, float]]], key: str) -> list[Poin
 def style_of(index: int, label: str, dashed: bool = False) -> Style:
     """The style of the index-th thing that needs a colour."""
     return Style(label, f"s{index % 6}", MARKS[(index + index // 6) % len(MARKS)], dashed)
+
+
+def variant_styles(names: Sequence[str], oracles: set[str]) -> dict[str, Style]:
+    """Colours for the methods; grey for the baseline and ink, dashed, for the oracles: they are there to compare with."""
+    styles: dict[str, Style] = {}
+    methods = with_labels = 0
+    for name in names:
+        if name == BASELINE:
+            styles[name] = Style(name, "baseline", "disc")
+        elif name in oracles:
+            mark = ("cross", "plus", "triangle", "diamond")[with_labels % 4]
+            styles[name] = Style(name, ("oracle", "oracle-other")[with_labels % 2], mark, dashed=True)
+            with_labels += 1
+        else:
+            styles[name] = style_of(methods, name)
+            methods += 1
+    return styles
 
 
 @dataclass(frozen=True)
@@ -114,9 +120,11 @@ def chart(quantity: Quantity, curves: Sequence[tuple[Style, Sequence[Point]]], c
         return None
     write = percent if quantity.share else plain
     everything = [*(point for _, values in curves for point in values), *chance]
-    x, y, steps = _scales(quantity, everything)
-    parts = [y_axis(y, steps, LEFT, RIGHT, write)]
-    parts.append(x_axis(x, round_steps(x.low, x.high, 5, whole=True), BOTTOM, "epoch", plain))
+    low, high = min(point.low for point in everything), max(point.high for point in everything)
+    upwards = Axis.along(round_steps(0.0 if quantity.of_flags else low, high), share=quantity.share)
+    frame = Frame(epochs_axis([point.epoch for point in everything]), upwards)
+    x, y = frame.across, frame.up
+    parts = []
     if chance:
         parts.append(_chance(chance, x, y, quantity, write))
     parts += [_band(style, values, x, y) for style, values in curves if len(values) > 1]
@@ -125,23 +133,21 @@ def chart(quantity: Quantity, curves: Sequence[tuple[Style, Sequence[Point]]], c
     told = "; ".join(_in_words(style.label, values, write) for style, values in curves)
     if chance:
         told += f"; chance {write(chance[-1].mean)}"
-    picture = drawing(WIDTH, HEIGHT, f"{quantity.title} over training. {told}.", *parts)
+    picture = frame.draw(f"{quantity.title} over training. {told}.", *parts)
     return Chart(quantity, picture, *_numbers(curves, write))
 
 
-def _scales(quantity: Quantity, everything: Sequence[Point]) -> tuple[Scale, Scale, list[float]]:
-    low, high = min(point.low for point in everything), max(point.high for point in everything)
-    low = 0.0 if quantity.of_flags else low
-    steps = round_steps(low, high)
-    first, last = min(point.epoch for point in everything), max(point.epoch for point in everything)
+def epochs_axis(epochs: Sequence[float]) -> Axis:
+    """From the first epoch to the last, with whole numbers; a single epoch stands in the middle."""
+    first, last = min(epochs), max(epochs)
     if first == last:
         first, last = first - 1, last + 1
-    return Scale(first, last, LEFT + 8, RIGHT - 6), Scale(steps[0], steps[-1], BOTTOM, TOP), steps
+    return Axis(first, last, round_steps(first, last, 5, whole=True), "epoch")
 
 
 def _line(style: Style, values: Sequence[Point], x: Scale, y: Scale) -> Markup:
     path = "M" + "L".join(f"{x(point.epoch):.1f} {y(point.mean):.1f}" for point in values)
-    marked = _spread(values, MARKED)
+    marked = spread(values, MARKED)
     marks = "".join(mark(style.mark, x(point.epoch), y(point.mean), 5) for point in marked)
     dash = " dashed" if style.dashed else ""
     line = tag("path", d=path, class_=f"line {style.colour}{dash}")
@@ -156,9 +162,9 @@ def _band(style: Style, values: Sequence[Point], x: Scale, y: Scale) -> Markup:
 
 def _hover(style: Style, values: Sequence[Point], x: Scale, y: Scale, write: Callable[[float], str]) -> Markup:
     dots = []
-    for point in _spread(values, HOVERED):
-        spread = f" ({write(point.low)} to {write(point.high)})" if point.high > point.low else ""
-        text = f"{style.label}, epoch {plain(point.epoch)}: {write(point.mean)}{spread}"
+    for point in spread(values, HOVERED):
+        around = f" ({write(point.low)} to {write(point.high)})" if point.high > point.low else ""
+        text = f"{style.label}, epoch {plain(point.epoch)}: {write(point.mean)}{around}"
         dots.append(tag("circle", tag("title", text), cx=x(point.epoch), cy=y(point.mean), r=6, class_="hit"))
     return join(dots)
 
@@ -171,11 +177,11 @@ def _chance(chance: Sequence[Point], x: Scale, y: Scale, quantity: Quantity, wri
     return join([tag("path", d=path, class_="chance"), label])
 
 
-def _spread(values: Sequence[Point], most: int) -> list[Point]:
-    """At most that many of the points, evenly spread, the first and the last among them."""
+def spread(values: Sequence[T], most: int) -> list[T]:
+    """At most that many of them, evenly spread, the first and the last among them."""
     if len(values) <= most:
         return list(values)
-    return [values[round(index * (len(values) - 1) / (most - 1))] for index in range(most)]
+    return [values[round(index * (len(values) - 1) / max(1, most - 1))] for index in range(most)]
 
 
 def _in_words(label: str, values: Sequence[Point], write: Callable[[float], str]) -> str:
@@ -192,7 +198,7 @@ def _numbers(
 ) -> tuple[list[str], list[list[str]]]:
     """The same as a table of at most a dozen epochs, for those who read rather than see."""
     by_epoch = {point.epoch: point for _, values in curves for point in values}
-    chosen = _spread([by_epoch[epoch] for epoch in sorted(by_epoch)], 12)
+    chosen = spread([by_epoch[epoch] for epoch in sorted(by_epoch)], 12)
     rows = []
     for epoch in (point.epoch for point in chosen):
         found = [next((point for point in values if point.epoch == epoch), None) for _, values in curves]

@@ -1,0 +1,20 @@
+"""The names of the files in a run's folder: here once, for those who write them and those who read them."""
+
+from __future__ import annotations
+
+ABOUT = "run.json"
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+ENCODER = "encoder.safetensors"
+FLAGGED = "flagged.parquet"
+SIMILARITIES = "similarities.json"
+EMBEDDING = "embedding.npz"
+PAIRS = "flagged.csv"
+"""The same pairs as FLAGGED, for spreadsheets."""
+THUMBNAILS = "thumbnails.npz"
+PICTURES = "thumbnails"
+"""A folder of the same pictures as PNG files, each named by its row."""
+CLUSTERS = "clusters.npz"
+PER_SAMPLE = "per_sample"
+"""A folder of epoch-NNNNN.npz."""
