@@ -57,7 +57,7 @@ def test_a_run_and_its_resumption(tmp_path, capsys):
     assert "--multi-crop differs" in capsys.readouterr().err
     assert main(["pretrain", "--resume", str(tmp_path / "run"), "--multi-crop", GROUPS]) == 0
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
-    assert settings["multi_crop"] == "[(2, 6, 0.05, 0.14), (1, 4, 0.05, 0.14)]"
+    assert settings["multi_crop"] == str([Crops(2, 6), Crops(1, 4)])
     assert main(["report", str(tmp_path / "run")]) == 0
     assert "multi_crop" in (tmp_path / "run" / "report.html").read_text()
 

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+import yaml
 
 from falseneg import Encoder
 from falseneg.cli import main
@@ -165,3 +166,11 @@ def until(happened, arguments, number, log):
         time.sleep(0.05)
     process.send_signal(number)
     return process.wait(timeout=60)
+
+
+def test_a_variant_by_name(tmp_path):
+    arguments = ["pretrain", "--config", "digits", "--variant", "fnc-attract", "--epochs", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert settings["detector"]["class_path"] == "falseneg.SupportSet" and settings["strategy"]["positive"] == 1.0
+    assert settings["detector"]["init_args"]["share"] == 0.05 and settings["method"]["init_args"]["support_views"] == 4

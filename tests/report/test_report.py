@@ -164,7 +164,7 @@ def test_a_run_shows_figures_curves_gallery_histograms_and_map(run_page, run_fol
     assert f"{100 * final['linear']:.1f}".removesuffix(".0") + "%" in run_page.text
     sections = {"summary", "curves", "gallery", "classes", "similarities", "map", "about"}
     assert {section["id"] for section in run_page.all("section")} == sections
-    titles = ("Loss", "kNN accuracy", "Share flagged", "Precision", "Recall", "F1")
+    titles = ("Loss", "Accuracy, nearest neighbours", "Share flagged", "Precision", "Recall", "F1")
     assert all(f"<b>{title}</b>" in run_page.html for title in titles)
     assert re.search(r"chance \d", run_page.text)
     assert "epoch 1: " in run_page.text and "epoch 8: " in run_page.text

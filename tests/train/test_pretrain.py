@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -7,7 +8,9 @@ import torch
 from train.parts import Unlabelled, assert_same_weights, digits, tiny_run, weights
 
 import falseneg as fn
-from falseneg.train import fit
+from falseneg.evaluation import EVALUATIONS, evaluate, evaluations_of
+from falseneg.train import AdamW, fit
+from falseneg.train.describe import clearly_above
 from falseneg.train.metrics import read_metrics
 from falseneg.train.optimisers import rate_factor
 
@@ -84,9 +87,39 @@ def test_what_is_said(tmp_path, capsys):
         assert words in said
     assert "estimate: " in said and "MiB" in said and "step 1/3" in said and "images/s" in said and "left" in said
     loading = said[said.index("from falseneg import Encoder") :].strip().splitlines()
-    scope = {"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}
+    scope = {"image": torch.zeros(3, 11, 9, dtype=torch.uint8)}
     exec("\n".join(loading), scope)
-    assert len(loading) == 3 and scope["features"].shape == (2, 8)
+    assert len(loading) == 4 and scope["features"].shape == (1, 8)
+
+
+def test_the_starting_encoder_is_measured_and_training_must_beat_it(tmp_path, capsys):
+    run = tiny_run(epochs=1, optimiser=AdamW(1e-9))
+    untrained = evaluate(copy.deepcopy(run.method.encoder), run.data, run.test, 8, evaluations=evaluations_of(5, 10))
+    figures = fit(run, tmp_path / "run")
+    said = capsys.readouterr().out
+    (start,) = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "start"]
+    for each in EVALUATIONS:
+        assert start[each.key] == figures[f"start_{each.key}"] == untrained[each.key]
+    assert f"before training: nearest neighbours {start['knn']:.1%}, linear probe" in said
+    assert (
+        "warning: by nearest neighbours and linear probe and 5 labels a class training has not clearly beaten" in said
+    )
+
+
+@pytest.mark.parametrize(("after", "images", "expected"), [(0.6, 100, False), (0.6, 1000, True), (0.4, 1000, False)])
+def test_what_is_clearly_above(after, images, expected):
+    assert clearly_above(after, 0.5, images) is expected
+
+
+def test_accuracy_is_measured_ten_times_where_there_are_labels(tmp_path):
+    fit(tiny_run(epochs=20, few_labels=50), tmp_path / "run")
+    measured = [line["epoch"] for line in read_metrics(tmp_path / "run") if line["kind"] == "epoch" and "knn" in line]
+    assert measured == list(range(2, 21, 2))
+
+
+def test_few_label_says_why_it_is_missing(tmp_path, capsys):
+    fit(tiny_run(epochs=1, few_labels=50), tmp_path / "run")
+    assert "no few-label accuracy: a class has" in capsys.readouterr().out
 
 
 def test_the_seed_decides_whatever_came_before(finished, tmp_path):
@@ -162,6 +195,7 @@ def test_unreadable_images(tmp_path, capsys):
     with pytest.raises(fn.UserError, match="number 7 is broken.*--skip_unreadable"):
         fit(tiny_run(data=Unlabelled(7), test=None), tmp_path / "one")
     fit(tiny_run(data=Unlabelled(7), test=None, epochs=1, skip_unreadable=True), tmp_path / "two")
+    assert (tmp_path / "two" / "unreadable.txt").read_text() == "number 7 is broken\n"
     said = capsys.readouterr().out
     assert "number 7 is broken" in said and "95 images" in said
 

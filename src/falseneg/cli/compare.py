@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 
 from falseneg.cli.configuration import (
@@ -20,9 +21,10 @@ from falseneg.cli.configuration import (
     to_yaml,
     uses_gpu,
 )
-from falseneg.cli.messages import did_you_mean, sentence
+from falseneg.cli.messages import sentence
 from falseneg.cli.parser import configuration_files, read_yaml, run_parser
 from falseneg.cli.trusting import trust, trusted
+from falseneg.cli.variants import check_known, classes_of
 from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
 from falseneg.compare.display import display, show_tables
 from falseneg.compare.results import collect, write_results
@@ -33,7 +35,9 @@ from falseneg.compare.variants import BY_DEFAULT, NAMES, Overrides, changed, nam
 from falseneg.data import ImageSet, inspect
 from falseneg.errors import UserError
 from falseneg.train.defaults import Circumstances, available_cores
-from falseneg.train.plan import LOOKED_AT
+from falseneg.train.forecast import forecast
+from falseneg.train.plan import LOOKED_AT, make_plan
+from falseneg.train.progress import duration
 from falseneg.train.run import INCIDENTAL
 
 ABOUT = (
@@ -57,6 +61,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": f"the measure that says what helped: {', '.join(ACCURACIES)}. It is fixed with the first run; the others are "
         f"shown (default: {PRIMARY})",
     },
+    "minutes": {
+        "type": float | None,
+        "help": "about how long all runs should take together: sets --epochs for it, from a few images of each variant",
+    },
     "jobs": {"type": int | None, "help": "runs at a time (default: one for each core, at most 4; one on a GPU)"},
 }
 MOST_JOBS = 4
@@ -79,15 +87,27 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     settings = run_settings(parser, options)
     own = _own_variants(arguments)
+    if options["minutes"] is not None and any(each.startswith("--epochs") for each in arguments):
+        raise UserError("--minutes sets the epochs; leave it out, or --epochs")
+    if options["minutes"] is not None and not options["minutes"] > 0:
+        raise UserError(f"--minutes is {options['minutes']}; give more than 0")
     jobs = options["jobs"] or (1 if uses_gpu(settings) else min(available_cores(), MOST_JOBS))
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; give at least 1")
     threads = max(1, available_cores() // jobs)
     warm_up(threads, PRELOAD)
-    comparison, images = _comparison(options, own, settings, threads)
     folder = options["out"] or Path(f"compare-{settings['data']['class_path'].rsplit('.', 1)[-1].lower()}")
-    if read_comparison(folder) is None:
+    begun = read_comparison(folder)
+    if options["minutes"] is not None and begun is not None:  # it was settled when the comparison began
+        settings["epochs"] = begun.base["epochs"]
+    comparison, images = _comparison(options, own, settings, threads)
+    if begun is None:
         _report_on(images, settings)
+        epoch = _seconds_of_an_epoch(comparison, images, threads) / jobs
+        if options["minutes"] is not None:
+            settings["epochs"] = max(1, round(60 * options["minutes"] / epoch))
+            comparison, images = _comparison(options, own, settings, threads)
+        print(f"estimate: {duration(epoch * comparison.base['epochs'])} of training in all; measuring is not counted")
     with claimed(comparison, folder, INCIDENTAL) as everything:
         tasks = comparison.tasks(folder)
         epochs, runs = comparison.base["epochs"], f"{len(tasks)} runs ({len(comparison.variants)} variants)"
@@ -134,6 +154,22 @@ def _comparison(
     return Comparison(base, variants, list(dict.fromkeys(options["seeds"])), options["primary"]), images
 
 
+def _seconds_of_an_epoch(comparison: Comparison, images: ImageSet, threads: int) -> float:
+    """Seconds of training that an epoch of all runs takes, one after the other, with so many threads."""
+    before, total = torch.get_num_threads(), 0.0
+    torch.set_num_threads(threads)
+    try:
+        for configuration in comparison.variants.values():
+            gpu = uses_gpu(configuration)
+            device = (torch.accelerator.current_accelerator() if gpu else None) or torch.device("cpu")
+            run = build(configuration, images if configuration["data"] == comparison.base["data"] else None)
+            run.method.to(device)
+            total += forecast(run, make_plan(run, gpu, resumed=True, say=lambda _: None), device)[0]
+    finally:
+        torch.set_num_threads(before)
+    return total * len(comparison.seeds)
+
+
 def _chosen(
     asked: Any, own: Mapping[str, Overrides], base: Mapping[str, Any], images: ImageSet
 ) -> dict[str, Overrides]:
@@ -145,39 +181,16 @@ def _chosen(
         base: the configuration that all share, with nothing left open.
         images: to learn from.
     """
-    classes = None if images.labels is None else len(images.labels[images.labels >= 0].unique())
-    known = named_variants(base, len(images))
+    classes, known = classes_of(images), named_variants(base, len(images))
     usual = [name for name in BY_DEFAULT if classes or not name.startswith("oracle")]
     if asked is None and usual != list(BY_DEFAULT):
         print("the images have no labels, so there is no oracle to compare with")
     chosen = {}
     for name in map(str, usual if asked is None else asked):
         if name not in own:
-            _check_known(name, own, known, classes)
+            check_known(name, [*NAMES, *own], known, classes)
         chosen[name] = own.get(name, known.get(name, {}))
     return chosen
-
-
-def _check_known(name: str, own: Mapping[str, Overrides], known: Mapping[str, Overrides], classes: int | None) -> None:
-    """Refuse a variant that does not exist, or that cannot work with these images.
-
-    Args:
-        name: of a variant that the user did not describe.
-        own: those that the user described.
-        known: those that come with the package and can be made.
-        classes: among the labels; None without labels.
-    """
-    every = [*NAMES, *own]
-    if name not in NAMES:
-        raise UserError(f"there is no variant {name}{did_you_mean(name, every)}; choose of {', '.join(every)}")
-    if name.startswith("oracle") and not classes:
-        raise UserError(f"the variant {name} needs labels, and these images have none; leave it out")
-    if name not in known:
-        hint = f" (the labels say {classes})" if classes else ""
-        raise UserError(
-            f"the variant {name} depends on the number of classes: say with --expected-classes how many kinds of images to "
-            f"expect{hint}"
-        )
 
 
 def _own_variants(arguments: Sequence[str]) -> dict[str, Overrides]:

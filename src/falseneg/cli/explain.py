@@ -13,6 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from falseneg.cli.messages import did_you_mean
@@ -23,10 +24,16 @@ _UNION = re.compile(
     r"Does not validate against any of the Union subtypes.*?Errors:\n(.*?)\s*Given value type:", re.DOTALL
 )
 _NO_CLASS = re.compile(
-    r"(Expected a dot import path string|No module named|module '.*' has no attribute|Import path .* does)"
+    r"(Expected a dot import path string|Unexpected import path format|No module named|module '.*' has no attribute|Import path .* does)"
 )
 _ABSTRACT = re.compile(r"Expected an instantiatable class, but \S+ is abstract")
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)", re.DOTALL)
+_PAPERS = {
+    "fnc": ("SupportSet", "fnc-eliminate"),
+    "ifnd": ("IncrementalClusters", "ifnd"),
+    "glofnd": ("GlobalThreshold", "glofnd"),
+}
+"""The names of the papers, for which people look among the detectors: the detector of each, and the variant."""
 _NOT_FROM_TEXT = {"Subset", "ViewSet"}
 """Data sets that only a program makes."""
 _KINDS = {
@@ -102,6 +109,14 @@ def _what(rest: str, keys: list[str], class_path: str, owner: type, options: lis
 
 def _no_class(given: str, rest: str, option: str, names: list[str]) -> str:
     base = given.rsplit(".", 1)[-1]
+    if option == "--data" and (meant := _source_at(Path(given))) is not None:
+        return f"--data takes a kind of data set, and {given} is where one lies; give {meant}"
+    if given.lower() in _PAPERS and _PAPERS[given.lower()][0] in names:
+        detector, variant = _PAPERS[given.lower()]
+        return (
+            f"{option}: there is no {given}; its detector is {detector}, and --variant {variant} sets everything that belongs "
+            "to it"
+        )
     if "does not correspond" in rest:
         return f"{option} cannot be {base}; choose one of {', '.join(names)}, or a class of your own of that kind"
     if "." in given:
@@ -111,6 +126,14 @@ def _no_class(given: str, rest: str, option: str, names: list[str]) -> str:
         f"{option}: there is no {given}{did_you_mean(given, names)}; choose one of {', '.join(names)}, "
         "or name a class of your own by its import path"
     )
+
+
+def _source_at(path: Path) -> str | None:
+    """The options that take a data set from that path; None if nothing is there."""
+    if path.is_dir():
+        return f"--data Folder --data.root {path}"
+    kinds = {".parquet": "Parquet --data.path", ".tar": "Shards --data.path"}
+    return f"--data {kinds.get(path.suffix, 'FileList --data.path')} {path}" if path.is_file() else None
 
 
 def _no_part(keys: list[str], inner: list[str], holder: type) -> str:

@@ -169,10 +169,19 @@ def _plain_options(arguments: Sequence[str]) -> list[str]:
             argument = "--" + name[2:].replace("-", "_") + equals + value
             if argument.startswith("--config="):
                 argument = f"--config={recipe_path(value)}"
+            if argument.startswith("--loggers="):
+                argument = f"--loggers={_as_list(value)}"
         elif plain and plain[-1] == "--config":
             argument = str(recipe_path(argument))
+        elif plain and plain[-1] == "--loggers":
+            argument = _as_list(argument)
         plain.append(argument)
     return plain
+
+
+def _as_list(value: str) -> str:
+    """A list as the parser reads it, of one name or of several with commas between."""
+    return value if value.startswith("[") else f"[{value}]"
 
 
 def configuration_files(arguments: Sequence[str]) -> Iterator[Path]:

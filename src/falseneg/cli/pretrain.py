@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from falseneg.cli.configuration import Configuration, build, resolve, run_settings, to_yaml, with_weights
+from falseneg.cli.configuration import Configuration, build, look, run_settings, settle, to_yaml, with_weights
 from falseneg.cli.parser import CONFIG, Parser, run_parser
 from falseneg.cli.trusting import trusted
+from falseneg.cli.variants import as_variant
+from falseneg.compare.variants import NAMES
 from falseneg.errors import UserError
 from falseneg.train.run import INCIDENTAL
 
@@ -26,6 +28,9 @@ def run(arguments: Sequence[str]) -> int:
     # No settings of a run, so --print-config leaves them out.
     folder_option: dict[str, Any] = {"type": Path, "default": argparse.SUPPRESS, "metavar": "DIR"}
     parser.add_argument("--out", **folder_option, help="the folder of the run: new, or empty")
+    variant_option: dict[str, Any] = {"type": str, "default": argparse.SUPPRESS, "metavar": "NAME"}
+    variant_help = f"how false negatives are treated, by the names of falseneg compare: {', '.join(NAMES)}"
+    parser.add_argument("--variant", **variant_option, help=variant_help)
     resume_help = "continue the run in this folder as it was configured; without a folder, the one of --out"
     parser.add_argument("--resume", nargs="?", **folder_option, help=resume_help)
     if resuming := any(argument.split("=")[0] == "--resume" for argument in arguments):
@@ -35,7 +40,11 @@ def run(arguments: Sequence[str]) -> int:
         if "out" not in options:
             raise UserError("pretrain needs --out DIR, the folder to write the run to")
         folder = options["out"]
-        configuration, images = resolve(run_settings(parser, options))
+        settings = run_settings(parser, options)
+        facts, images = look(settings)
+        configuration = settle(settings, facts)
+        if "variant" in options:
+            configuration = as_variant(options["variant"], configuration, arguments, facts, images)
     run = build(configuration, images)
     run.check()
 

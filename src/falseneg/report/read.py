@@ -49,6 +49,7 @@ class RunRecord:
         settings: config.yaml.
         settings_text: the same as it stands there.
         epochs: the epoch lines of metrics.jsonl; of an epoch that was repeated the last.
+        start: the figures of the encoder before training; empty if they were not measured.
         steps: its step lines.
         final: its final line; None if the run has not finished.
         notes: what is missing or damaged, a sentence each.
@@ -60,6 +61,7 @@ class RunRecord:
     settings: dict[str, Any] = field(default_factory=dict)
     settings_text: str = ""
     epochs: list[dict[str, Any]] = field(default_factory=list)
+    start: dict[str, Any] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     final: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
@@ -200,5 +202,7 @@ def _sort_in(run: RunRecord, line: dict[str, Any]) -> None:
         run.epochs.append(line)
     elif line.get("kind") == "step" and numbered:
         run.steps.append(line)
+    elif line.get("kind") == "start" and numbered:
+        run.start = line
     elif line.get("kind") == "final":
         run.final = line

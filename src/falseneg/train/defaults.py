@@ -13,6 +13,7 @@ batch size      the largest power of two up to n / 8, but at least 16 and at mos
 epochs          as many as show 200,000 images on a CPU, from 20 to 400; 10,000,000 on a GPU, from 100 to 1,000
 learning rate   what the optimiser takes for that batch size (`falseneg.train.optimisers`)
 loader workers  0 where s is up to 16; else a process for each core but one, at most 8
+evaluate every  10% of the training, where there are labels and a test set
 blur            of no view where the image size is up to 64: it would wipe out what there is to see; else of half
 =============== ======================================================================================================
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 LOOKS = 64
 """How many images are opened to see how large they are."""
+
+USUAL_EVALUATE_EVERY = "10%"
 
 ENCODER = "method.init_args.encoder"
 

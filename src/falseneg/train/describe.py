@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from falseneg.batch import Batch
-from falseneg.data import ViewSet, collate
-from falseneg.errors import UserError
 from falseneg.evaluation import evaluations_of
 from falseneg.models import Encoder
-from falseneg.train.estimate import estimate
-from falseneg.train.names import ENCODER
-from falseneg.train.plan import views_of
+from falseneg.train.forecast import forecast
+from falseneg.train.names import ENCODER, START
 from falseneg.train.progress import duration
 from falseneg.train.session import Session
-
-TRIED = 2**20
-"""About as many numbers (channels of pixels of views) does the estimate try; at least 4 images."""
 
 
 def describe(session: Session) -> None:
@@ -41,39 +33,63 @@ def describe(session: Session) -> None:
     epochs = f"{clock.epochs} epoch{'s' * (clock.epochs > 1)}"
     say(f"{epochs} of {clock.steps_per_epoch} steps, {plan.batch_size} images each{pieces}, on {device}")
 
-    of_rank = plan.batch_size // session.fabric.world_size
-    batch, loading = _try_loading(views_of(run, plan), of_rank)
     with session.fabric.autocast():
-        needed = estimate(method, batch.to(device), of_rank, run.accumulate)
-    each = max(needed.seconds_per_image, loading / plan.workers) if plan.workers else needed.seconds_per_image + loading
-    epoch = each * of_rank * clock.steps_per_epoch
+        epoch, memory = forecast(run, plan, device, session.fabric.world_size)
     say(
         f"estimate: {duration(epoch)} an epoch, {duration(epoch * clock.epochs)} in all, "
-        f"{needed.memory / 2**20:,.0f} MiB of memory beside the program itself"
+        f"{memory / 2**20:,.0f} MiB of memory beside the program itself"
     )
 
 
-def _try_loading(view_set: ViewSet, most: int) -> tuple[Batch, float]:
-    """The views of a few images, fewer if they are large, and the seconds that each image took."""
-    first = view_set[0, 0]  # loads what loading needs
-    values = sum(stream.numel() for stream in first.streams.values())
-    images = min(max(4, TRIED // values), 64, most)
-    started = time.perf_counter()
-    batch = collate([view_set[0, row] for row in range(images)])
-    assert not isinstance(batch, UserError)
-    return batch, (time.perf_counter() - started) / images
-
-
 def farewell(session: Session, figures: Mapping[str, Any]) -> None:
-    """What came of the run, and how to use it."""
+    """What came of the run, whether training was worth it, and how to use the encoder."""
     run, say, encoder = session.run, session.progress.message, session.learner.method.towers["image"]
-    named = [(each.title, figures.get(each.key)) for each in evaluations_of(run.few_labels, run.few_label_draws)]
-    measured = [f"{title} {accuracy:.1%}" for title, accuracy in named if accuracy is not None]
+    evaluations = evaluations_of(run.few_labels, run.few_label_draws)
+    measured, level = [], []
+    for each in evaluations:
+        after, before = figures.get(each.key), figures.get(f"{START}{each.key}")
+        if after is not None:
+            measured.append(
+                f"{each.title} {after:.1%}" + ("" if before is None else f" (before training {before:.1%})")
+            )
+        if after is not None and before is not None and not clearly_above(after, before, figures["test_images"]):
+            level.append(each.title)
     spent = f"done in {duration(session.seconds)} of training"
     say(f"{spent}; accuracy: {', '.join(measured)}" if measured else spent)
-    if isinstance(encoder, Encoder):
-        say("\nfrom falseneg import Encoder")
-        say(f'encoder = Encoder.load("{session.folder / ENCODER}").eval()')
+    if level:
         say(
-            f"features = encoder(images)  # uint8 (B, 3, {session.plan.size}, {session.plan.size}) -> (B, {encoder.feature_dim})"
+            f"warning: by {' and '.join(level)} training has not clearly beaten the encoder that it started from; train "
+            "longer, on more images, or start from pretrained weights (--method.encoder.weights)"
         )
+    fewest = _rarest(session)
+    if fewest is not None and fewest < run.few_labels:
+        say(
+            f"no few-label accuracy: a class has {fewest} labelled images to learn from; lower --few-labels (now {run.few_labels})"
+        )
+    if isinstance(encoder, Encoder):
+        side = session.plan.size
+        say("\nfrom falseneg import Encoder")
+        say("from falseneg.data import evaluation_view")
+        say(f'encoder = Encoder.load("{session.folder / ENCODER}").eval()')
+        dimensions = encoder.feature_dim
+        say(f"features = encoder(evaluation_view(image, {side})[None])  # uint8 (3, H, W) -> (1, {dimensions})")
+
+
+def clearly_above(after: float, before: float, images: int) -> bool:
+    """Whether an accuracy is above another by more than two standard errors of their difference.
+
+    Args:
+        after: a share in [0, 1].
+        before: likewise, on the same images.
+        images: how many these are; as if both were drawn anew, which is on the safe side.
+    """
+    variance = (after * (1 - after) + before * (1 - before)) / max(images, 1)
+    return after - before > 2 * variance**0.5
+
+
+def _rarest(session: Session) -> int | None:
+    """Labelled training images of the rarest class; None where nothing is measured."""
+    labels = session.labels
+    if session.plan.test is None or labels is None:
+        return None
+    return int(labels[labels >= 0].unique(return_counts=True)[1].min())

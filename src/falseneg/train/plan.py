@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from falseneg.facts import Facts
 from falseneg.losses import Criterion
 from falseneg.train.checkpoint import fingerprint, settings_of
 from falseneg.train.defaults import (
+    USUAL_EVALUATE_EVERY,
     Circumstances,
     available_cores,
     typical_side,
@@ -64,6 +65,8 @@ class Plan:
         epochs: passes over the data.
         batch_size: images in a step, over all processes.
         workers: loading processes.
+        evaluate_every: duration after which accuracy is measured; None where it cannot be.
+        unreadable: a sentence for each image that was left out.
     """
 
     train: ImageSet
@@ -72,6 +75,8 @@ class Plan:
     epochs: int
     batch_size: int
     workers: int
+    evaluate_every: str | None
+    unreadable: Sequence[str] = ()
 
 
 def make_plan(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) -> Plan:
@@ -96,16 +101,19 @@ def make_plan(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) ->
     for crops in run.multi_crop or ():
         _check_crops(crops, size, facts.side)
         _try_size(run.method.encoder, crops.size)
-    images = _inspected(run, images, workers, resumed, say)
+    images, unreadable = _inspected(run, images, workers, resumed, say)
     train, test = _split(run, images, resumed, say)
     batch_size = run.batch_size or usual_batch_size(facts)
     _check_batch(run, batch_size, len(train), say)
     epochs = run.epochs or usual_epochs(facts)
-    return Plan(train, test, size, epochs, batch_size, workers)
+    evaluate_every = None if test is None else run.evaluate_every or USUAL_EVALUATE_EVERY
+    return Plan(train, test, size, epochs, batch_size, workers, evaluate_every, unreadable)
 
 
-def _inspected(run: Run, images: ImageSet, workers: int, resumed: bool, say: Callable[[str], None]) -> ImageSet:
-    """The readable images; what was found is said once."""
+def _inspected(
+    run: Run, images: ImageSet, workers: int, resumed: bool, say: Callable[[str], None]
+) -> tuple[ImageSet, list[str]]:
+    """The readable images, and a sentence for each other; what was found is said once."""
     # Where unreadable images are left out, the same ones must be left out again by a resumed run.
     limit = (None if run.skip_unreadable else 0) if resumed else None if run.skip_unreadable else LOOKED_AT
     found = inspect(images, limit=limit, check_duplicates=run.check_duplicates and not resumed, workers=workers)
@@ -114,7 +122,7 @@ def _inspected(run: Run, images: ImageSet, workers: int, resumed: bool, say: Cal
         raise UserError(f"{found.unreadable[0]}{more}; --skip_unreadable true leaves such images out and counts them")
     for sentence in [] if resumed else found.sentences():
         say(sentence)
-    return found.readable(images)
+    return found.readable(images), found.unreadable
 
 
 def _split(run: Run, images: ImageSet, resumed: bool, say: Callable[[str], None]) -> tuple[ImageSet, ImageSet | None]:

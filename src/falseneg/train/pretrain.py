@@ -26,7 +26,17 @@ from falseneg.train.folder import about, claimed, final_figures, write_about
 from falseneg.train.guards import determinism, in_one_sentence
 from falseneg.train.loop import train
 from falseneg.train.metrics import Metrics, further_loggers
-from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER, FLAGGED, METRICS, PAIRS, PER_SAMPLE, SIMILARITIES
+from falseneg.train.names import (
+    CHECKPOINTS,
+    CONFIG,
+    ENCODER,
+    FLAGGED,
+    METRICS,
+    PAIRS,
+    PER_SAMPLE,
+    SIMILARITIES,
+    UNREADABLE,
+)
 from falseneg.train.observers import Observer, observers_of
 from falseneg.train.plan import Plan, loader_of, make_plan, prepare_criterion, settings
 from falseneg.train.progress import Progress, Silent, default_progress
@@ -57,7 +67,8 @@ def fit(
 
     Returns:
         The figures of the "final" line of metrics.jsonl: seconds, seconds_per_epoch, peak_memory_mib, and, where there
-        are labels and a test set, knn, linear, few_label, few_label_sd and test_images, the labelled ones.
+        are labels and a test set, knn, linear, few_label, few_label_sd, test_images (the labelled ones), and start_knn,
+        start_linear, start_few_label of the encoder before training.
 
     Raises:
         UserError: something that the user can mend, in one sentence; checkpoints stay as they were.
@@ -117,7 +128,7 @@ def _start(
     learner = _learner(run, plan, criterion, fabric)
     facts = {"images": len(plan.train), "small_stem": getattr(run.method.encoder, "small_stem", None)}
     facts |= {"threads": torch.get_num_threads(), "settings": made}
-    metrics = _open_files(run, folder, stored, configuration, facts, resume) if fabric.is_global_zero else None
+    metrics = _open_files(run, plan, folder, stored, configuration, facts, resume) if fabric.is_global_zero else None
     loader, sampler = loader_of(run, plan, fabric)
     rate = run.optimiser.learning_rate or run.optimiser.usual_rate(plan.batch_size)
     clock = Clock(0, sampler.batches_per_epoch, plan.epochs)
@@ -153,6 +164,7 @@ def _learner(run: Run, plan: Plan, criterion: nn.Module, fabric: Fabric) -> Lear
 
 def _open_files(
     run: Run,
+    plan: Plan,
     folder: Path,
     stored: dict[str, Any] | None,
     configuration: str | None,
@@ -166,6 +178,8 @@ def _open_files(
         if configuration is not None:  # first: a run that is killed from here on can be resumed
             write_bytes(folder / CONFIG, configuration.encode())
         described = write_about(folder, run.seed, facts, resume)
+        if plan.unreadable:
+            write_bytes(folder / UNREADABLE, "".join(f"{each}\n" for each in plan.unreadable).encode())
         for name in (METRICS, FLAGGED, PAIRS, SIMILARITIES):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / PER_SAMPLE, ignore_errors=True)

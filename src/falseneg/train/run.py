@@ -67,8 +67,8 @@ class Run:
         checkpoint_every: duration after which the checkpoint last.pt is replaced by a new one; None writes it only at
             the end and when the run is interrupted.
         keep_every: duration after which a checkpoint is also kept as step-NNNNNNNN.pt; None keeps only the last.
-        evaluate_every: duration after which kNN accuracy is measured during training, for which labels are needed; None
-            measures only at the end.
+        evaluate_every: duration after which kNN accuracy is measured during training, for which labels are needed; "100%"
+            measures at the end only.
         evaluate_linear: measure the linear probe, too, whenever kNN accuracy is measured during training.
         few_labels: labelled images of each class that the few-label classifier learns from at the end.
         few_label_draws: how many times they are drawn; the accuracy is the mean.

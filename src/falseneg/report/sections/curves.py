@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from falseneg.evaluation import EVALUATIONS
 from falseneg.report.chart import Chart, Point, Quantity, Style, chart, points, style_of
 from falseneg.report.comparison import ComparisonRecord
 from falseneg.report.read import RunRecord
@@ -19,8 +20,7 @@ QUANTITIES = (
         "What training minimises, in nats. Comparable only between runs with the same objective.",
         share=False,
     ),
-    Quantity("knn", "kNN accuracy", "Test images classified correctly by their nearest training images."),
-    Quantity("linear", "Linear accuracy", "Test images classified correctly by a linear classifier on the features."),
+    *(Quantity(each.key, f"Accuracy, {each.title}", each.note) for each in EVALUATIONS),
     Quantity("share_flagged", "Share flagged", "Negatives that the detector flags as false.", of_flags=True),
     Quantity("precision", "Precision", "Flagged negatives that really are false. Dotted: chance.", of_flags=True),
     Quantity("recall", "Recall", "False negatives that are flagged.", of_flags=True),
@@ -54,7 +54,7 @@ def _charts(variants: Sequence[tuple[Style, Sequence[RunRecord]]], notes: list[s
 
 
 def _chart(quantity: Quantity, variants: Sequence[tuple[Style, Sequence[RunRecord]]]) -> Chart | None:
-    lines = [(style, [run.epochs or _from_steps(run, quantity.key) for run in runs]) for style, runs in variants]
+    lines = [(style, [_lines_of(run, quantity.key) for run in runs]) for style, runs in variants]
     curves = [(style, points(of_runs, quantity.key)) for style, of_runs in lines]
     if quantity.of_flags:  # true labels are always right, and who flags nothing has nothing to show
         curves = [(style, values) for style, values in curves if not style.dashed and any(p.mean for p in values)]
@@ -64,9 +64,12 @@ def _chart(quantity: Quantity, variants: Sequence[tuple[Style, Sequence[RunRecor
     return chart(quantity, curves, chance)
 
 
-def _from_steps(run: RunRecord, key: str) -> list[dict[str, Any]]:
-    """In the first epoch there are only steps to draw."""
-    return [line for line in run.steps if key in line][:2000]
+def _lines_of(run: RunRecord, key: str) -> list[dict[str, Any]]:
+    """The lines to draw: of epochs, after what was measured before training. In the first epoch there are only steps."""
+    if not run.epochs:
+        return [line for line in run.steps if key in line][:2000]
+    measured = any(key in line for line in run.epochs)
+    return [run.start, *run.epochs] if measured and key in run.start else run.epochs
 
 
 SECTION = Section(30, "curves", "Over training", "Training", _of_run, _of_comparison)

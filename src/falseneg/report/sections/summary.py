@@ -55,11 +55,13 @@ def _of_comparison(record: ComparisonRecord) -> Overview:
 
 def _tiles(run: RunRecord) -> list[Tile]:
     figures = {**run.last, **(run.final or {})}
-    tiles = [
-        Tile(f"{NAMES[key]} accuracy", percent(figures[key])) for key in ACCURACIES if figures.get(key) is not None
-    ]
-    if figures.get("few_label_sd") is not None and tiles:
-        tiles[-1] = Tile(tiles[-1].name, tiles[-1].value, f"± {percent(figures['few_label_sd'])} over draws of labels")
+    tiles = []
+    for key in ACCURACIES:
+        if figures.get(key) is not None:
+            sd, start = figures.get(f"{key}_sd"), run.start.get(key)
+            spread = [] if sd is None else [f"± {percent(sd)} over draws of labels"]
+            before = [] if start is None else [f"before training {percent(start)}"]
+            tiles.append(Tile(f"{NAMES[key]} accuracy", percent(figures[key]), "; ".join([*before, *spread])))
     if figures.get("precision") is not None:
         by_chance = f"chance: {percent(figures['chance'])}" if figures.get("chance") is not None else ""
         tiles.append(Tile("precision of flags", percent(figures["precision"]), by_chance))

@@ -1,0 +1,62 @@
+"""The treatments of `falseneg compare` by name, for every command that takes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from falseneg.cli.configuration import Configuration, check, settle
+from falseneg.cli.messages import did_you_mean
+from falseneg.compare.variants import NAMES, Overrides, changed, named_variants
+from falseneg.data import ImageSet
+from falseneg.errors import UserError
+from falseneg.train.defaults import Circumstances
+
+
+def as_variant(
+    name: str, configuration: Mapping[str, Any], given: Sequence[str], facts: Circumstances, images: ImageSet
+) -> Configuration:
+    """A configuration with the options of a variant in it, and nothing left open.
+
+    Args:
+        name: of the variant.
+        configuration: of the run, with nothing left open.
+        given: the command's arguments: what a variant decides must not be among them.
+        facts: what open settings depend on.
+        images: to learn from.
+
+    Raises:
+        UserError: there is no such variant, it cannot work with these images, or an option contradicts it.
+    """
+    known = named_variants(configuration, len(images))
+    check_known(name, NAMES, known, classes_of(images))
+    named = {argument.partition("=")[0].partition(".")[0].removeprefix("--") for argument in given}
+    for option in sorted((named & {*known[name]}) - {"method"}):
+        raise UserError(f"--{option} is what --variant {name} decides; leave one of the two out")
+    return settle(check(changed(configuration, known[name])), facts)
+
+
+def classes_of(images: ImageSet) -> int | None:
+    """How many classes the labels have; None without labels."""
+    return None if images.labels is None else len(images.labels[images.labels >= 0].unique())
+
+
+def check_known(name: str, every: Sequence[str], known: Mapping[str, Overrides], classes: int | None) -> None:
+    """Refuse a variant that does not exist, or that cannot work with these images.
+
+    Args:
+        name: of a variant that the user did not describe.
+        every: the names that could be chosen.
+        known: those that come with the package and can be made.
+        classes: among the labels; None without labels.
+    """
+    if name not in NAMES:
+        raise UserError(f"there is no variant {name}{did_you_mean(name, every)}; choose of {', '.join(every)}")
+    if name.startswith("oracle") and not classes:
+        raise UserError(f"the variant {name} needs labels, and these images have none; leave it out")
+    if name not in known:
+        hint = f" (the labels say {classes})" if classes else ""
+        raise UserError(
+            f"the variant {name} depends on the number of classes: say with --expected-classes how many kinds of images to "
+            f"expect{hint}"
+        )
