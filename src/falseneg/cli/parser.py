@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from falseneg.cli.explain import class_names, explain
@@ -18,6 +17,7 @@ from falseneg.cli.recipes import recipe_path
 from falseneg.cli.trusting import Untrusted, named, strings, trust, with_what_belongs_to_it
 from falseneg.data import Augmentation
 from falseneg.errors import UserError
+from falseneg.foreign.text import read_yaml
 from falseneg.models import Encoder
 from falseneg.row_step import RowStep
 from falseneg.schedule import Schedule
@@ -139,22 +139,6 @@ def run_parser(command: str, about: str, only: Sequence[str] = ()) -> Parser:
     trust_help = "classes outside falseneg that a stored configuration may name"
     parser.add_argument("--trust", nargs="*", default=argparse.SUPPRESS, metavar="CLASS", help=trust_help)
     return parser
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        UserError: it cannot be read, or is no YAML.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        raise UserError(f"{path} is no YAML{line}: {getattr(error, 'problem', None) or error}") from error
 
 
 def is_stored(path: Path) -> bool:

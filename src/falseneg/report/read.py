@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from falseneg.foreign.archives import load_arrays
+from falseneg.foreign.parquet import read_numbers
+from falseneg.foreign.text import read_yaml
+
 T = TypeVar("T")
-UNPACKED = 2**29
-"""Bytes that the arrays of one file may unpack to: far more than a run writes."""
-PAIRS = 2**24
-"""Pairs that flagged.parquet may hold."""
+PAIRS = 2**21
+"""Pairs that flagged.parquet may hold, more than a run writes."""
 SIDE = 512
 """Pixels of a thumbnail's side, at most."""
 LARGEST = 1e15
@@ -188,7 +189,7 @@ def read_run(folder: Path, name: str | None = None, pictures: bool = True) -> Ru
         run.clusters = part("clusters.npz", _clusters, None, expected=False)
         for path in sorted(folder.glob("per_sample/epoch-*.npz")):
             epoch = path.stem.removeprefix("epoch-")
-            if epoch.isdecimal() and (arrays := part(f"per_sample/{path.name}", _arrays, None)) is not None:
+            if epoch.isdecimal() and (arrays := part(f"per_sample/{path.name}", load_arrays, None)) is not None:
                 run.samples[int(epoch)] = arrays
     return run
 
@@ -221,9 +222,7 @@ def _about(path: Path) -> dict[str, Any]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
-
-    content = yaml.safe_load(path.read_text("utf-8"))
+    content = read_yaml(path)
     return content if isinstance(content, dict) else {}
 
 
@@ -296,12 +295,9 @@ def _are(values: np.ndarray, kinds: str, length: int | None = None, dimensions: 
 
 
 def _flagged(path: Path) -> Flagged:
-    import pyarrow.parquet as pq
-
-    _check(pq.read_metadata(path).num_rows <= PAIRS)
-    table = pq.read_table(path, columns=[name for name in pq.read_schema(path).names if name in COLUMNS])
-    anchor, candidate, score, epoch = (table[key].to_numpy() for key in ("anchor", "candidate", "score", "epoch"))
-    correct = table["correct"].to_numpy() if "correct" in table.column_names else None
+    columns = read_numbers(path, COLUMNS, PAIRS)
+    anchor, candidate, score, epoch = (columns[key] for key in ("anchor", "candidate", "score", "epoch"))
+    correct = columns.get("correct")
     _check(all(_are(column, "iu") for column in (anchor, candidate, epoch)) and _are(score, "f"))
     _check(bool(np.isfinite(score).all()) and (correct is None or _are(correct, "b")))
     return Flagged(anchor, candidate, score, epoch, correct)
@@ -310,16 +306,8 @@ def _flagged(path: Path) -> Flagged:
 COLUMNS = ("anchor", "candidate", "score", "epoch", "correct")
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file. Objects are never unpickled, and little is unpacked of what would unpack to too much."""
-    with zipfile.ZipFile(path) as archive:
-        _check(sum(member.file_size for member in archive.infolist()) <= UNPACKED)
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
 def _clusters(path: Path) -> Clusters:
-    arrays, thumbnails = _arrays(path), _thumbnails(path)
+    arrays, thumbnails = load_arrays(path), _thumbnails(path)
     group_of, groups, sizes, majority, accepted = (
         arrays[name] for name in ("group_of", "groups", "sizes", "majority", "accepted")
     )
@@ -331,7 +319,7 @@ def _clusters(path: Path) -> Clusters:
 
 
 def _thumbnails(path: Path) -> Thumbnails:
-    arrays = _arrays(path)
+    arrays = load_arrays(path)
     rows, images, names, labels, class_names = (
         arrays.get(name) for name in ("rows", "images", "names", "labels", "class_names")
     )
@@ -352,7 +340,7 @@ def _thumbnails(path: Path) -> Thumbnails:
 
 
 def _embedding(path: Path) -> Embedding:
-    arrays = _arrays(path)
+    arrays = load_arrays(path)
     features, labels = arrays["features"], arrays.get("labels")
     _check(_are(features, "f", dimensions=2) and (labels is None or _are(labels, "iu", len(features))))
     return Embedding(features, labels)

@@ -16,6 +16,7 @@ from torch import nn
 from falseneg.clock import Duration
 from falseneg.errors import UserError
 from falseneg.files import replacing
+from falseneg.foreign.archives import load_tensors
 from falseneg.models.encoder import first_difference
 from falseneg.row_step import RowStep
 from falseneg.schedule import Schedule
@@ -41,14 +42,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` wrote; tensors on the CPU. Runs no code from the file.
 
     Raises:
-        UserError: the file is damaged, or is no checkpoint of falseneg, or of another version.
+        UserError: the file is damaged, or unpacks to far more than it is, or is no checkpoint of falseneg, or of another
+            version.
     """
     try:
+        state = load_tensors(path)
         # torch does not look at the checksums that it writes: a flipped bit would go on as a weight.
         with zipfile.ZipFile(path) as parts:
             if (broken := parts.testzip()) is not None:
                 raise zipfile.BadZipFile(broken)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"the checkpoint {path} is damaged or no checkpoint of falseneg; "

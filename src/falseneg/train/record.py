@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from falseneg.errors import UserError
 from falseneg.files import replacing, write_bytes
+from falseneg.foreign.parquet import read_numbers
+from falseneg.foreign.text import read_json
 from falseneg.losses import Judged
 from falseneg.rules import AboveThreshold, SameGroup
 from falseneg.statistics import flagged_pairs, similarity_histogram
@@ -26,6 +29,9 @@ WATCHED = 256
 """Images whose flagged pairs are recorded: the same at every recorded epoch."""
 MOST_PAIRS = 100_000
 """Recorded pairs of one epoch at most."""
+MOST_FLAGGED = 2**21
+"""Recorded pairs of all epochs at most, where several contrasts or levels have so many each."""
+MOST_EPOCHS = 3
 MOST_HISTOGRAMS = 100
 """Steps of one epoch that the histogram of similarities is made of, at most, evenly spread."""
 BINS = 100
@@ -34,6 +40,8 @@ MAPPED = 1000
 ANCHORS, PER_ANCHOR, SIDE = 16, 8, 64
 """The gallery: anchors, candidates of each at each recorded epoch, and pixels of a thumbnail's side."""
 
+FLAGGED, SIMILARITIES = "flagged.parquet", "similarities.json"
+_KINDS = {"anchor": "i", "candidate": "i", "score": "f", "epoch": "i"}
 _COLLECTED = ("steps", "pairs", "scores", "histogram", "thresholds")
 
 
@@ -66,6 +74,8 @@ class Recorder:
         self.watched = torch.zeros(self.rows, dtype=torch.bool)
         self.watched[chosen] = True
         self.watched = self.watched.to(self.device)
+        self.written: dict[str, np.ndarray] = {}
+        self.entries: list[dict[str, Any]] = []
         self.clear()
 
     def clear(self) -> None:
@@ -100,13 +110,11 @@ class Recorder:
     def end_epoch(self, epoch: int) -> None:
         """Write what was collected in this epoch (from 1), and begin anew. A repeated epoch replaces itself."""
         self._write_pairs(epoch)
-        path = self.folder / "similarities.json"
-        entries = json.loads(path.read_text()) if path.is_file() else []
         edges = torch.linspace(-1, 1, BINS + 1, dtype=torch.float64).tolist()
         threshold = sum(self.thresholds) / len(self.thresholds) if self.thresholds else None
         entry = {"epoch": epoch, "edges": edges, **{kind: count.tolist() for kind, count in self.histogram.items()}}
-        entries = [old for old in entries if old["epoch"] < epoch] + [{**entry, "threshold": threshold}]
-        write_bytes(path, json.dumps(entries).encode())
+        self.entries = [old for old in self.entries if old["epoch"] < epoch] + [{**entry, "threshold": threshold}]
+        write_bytes(self.folder / SIMILARITIES, json.dumps(self.entries).encode())
         self.clear()
 
     def state(self) -> dict[str, Any]:
@@ -114,8 +122,16 @@ class Recorder:
         return {name: copy.copy(getattr(self, name)) for name in _COLLECTED}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, and from what was written before.
+
+        Raises:
+            UserError: a file that was written before is damaged.
+        """
         for name in _COLLECTED:
             setattr(self, name, copy.copy(state[name]))
+        self.written, self.entries = _read_flagged(self.folder), _read_similarities(self.folder)
+        if self.written and ("correct" in self.written) != (self.labels is not None):
+            raise _damaged(self.folder / FLAGGED, "the column 'correct'")
 
     def _write_pairs(self, epoch: int) -> None:
         import pyarrow as pa
@@ -128,13 +144,58 @@ class Recorder:
         if self.labels is not None:
             of_anchor, of_candidate = self.labels.cpu()[pairs].unbind(1)
             columns["correct"] = ((of_anchor == of_candidate) & (of_anchor >= 0)).numpy()
-        path = self.folder / "flagged.parquet"
-        if path.is_file():
-            before = pq.read_table(path)
-            earlier = before["epoch"].to_numpy() < epoch
-            columns = {key: np.concatenate([before[key].to_numpy()[earlier], new]) for key, new in columns.items()}
-        with replacing(path) as file:
+        columns = {key: new[: MOST_FLAGGED // MOST_EPOCHS] for key, new in columns.items()}
+        if self.written:
+            earlier = self.written["epoch"] < epoch
+            columns = {key: np.concatenate([self.written[key][earlier], new]) for key, new in columns.items()}
+        with replacing(self.folder / FLAGGED) as file:
             pq.write_table(pa.table(columns), file, compression="zstd")  # type: ignore[attr-defined]
+        self.written = columns
+
+
+def _read_flagged(folder: Path) -> dict[str, np.ndarray]:
+    """The columns of flagged.parquet, which may come from anybody; empty if there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / FLAGGED
+    if not path.is_file():
+        return {}
+    try:
+        columns = read_numbers(path, (*_KINDS, "correct"), MOST_FLAGGED)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes Arrow raise
+        raise _damaged(path, type(error).__name__) from error
+    for name, kind in _KINDS.items():
+        if name not in columns or columns[name].dtype.kind != kind:
+            raise _damaged(path, f"the column {name!r}")
+    if len(np.unique(columns["epoch"])) > MOST_EPOCHS:
+        raise _damaged(path, f"more than {MOST_EPOCHS} epochs")
+    return columns
+
+
+def _read_similarities(folder: Path) -> list[dict[str, Any]]:
+    """The entries of similarities.json; empty if there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / SIMILARITIES
+    if not path.is_file():
+        return []
+    try:
+        entries = list(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path, type(error).__name__) from error
+    if not all(isinstance(entry, dict) and isinstance(entry.get("epoch"), int) for entry in entries):
+        raise _damaged(path, "an entry without an epoch")
+    return entries
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is damaged ({what}); put a whole copy in its place, or remove it")
 
 
 def _highest(pairs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,10 +221,8 @@ def write_embedding(folder: Path, encoder: nn.Module, images: ImageSet, size: in
 
 def write_thumbnails(folder: Path, images: ImageSet) -> None:
     """Small pictures of the anchors that were flagged for at most recorded epochs, and of their best-scored candidates."""
-    import pyarrow.parquet as pq
-
-    path = folder / "flagged.parquet"
-    rows = gallery_rows(pq.read_table(path).to_pydict()) if path.is_file() else []
+    flagged = _read_flagged(folder)
+    rows = [row for row in gallery_rows(flagged) if 0 <= row < len(images)] if flagged else []
     with replacing(folder / "thumbnails.npz") as file:
         np.savez_compressed(file, **thumbnail_arrays(images, rows))
 
@@ -183,23 +242,22 @@ def thumbnail_arrays(images: ImageSet, rows: Sequence[int]) -> dict[str, Any]:
     return arrays
 
 
-def gallery_rows(flagged: Mapping[str, Sequence[Any]]) -> list[int]:
+def gallery_rows(flagged: Mapping[str, Any]) -> list[int]:
     """The data-set rows that the gallery shows, from the columns of flagged.parquet."""
-    of_anchor: dict[int, dict[int, list[tuple[float, int]]]] = {}
-    for anchor, candidate, score, epoch in zip(
-        *(flagged[k] for k in ("anchor", "candidate", "score", "epoch")), strict=True
-    ):
-        of_anchor.setdefault(anchor, {}).setdefault(epoch, []).append((-score, candidate))
+    anchor, candidate, score, epoch = (np.asarray(flagged[name]) for name in _KINDS)
+    visits = np.unique(np.stack([anchor, epoch], axis=1), axis=0)
+    anchors, epochs = np.unique(visits[:, 0], return_counts=True)
     chosen: list[int] = []
-    for epochs in sorted({len(seen) for seen in of_anchor.values()}, reverse=True):
-        group = sorted(anchor for anchor, seen in of_anchor.items() if len(seen) == epochs)
+    for number in sorted(set(epochs.tolist()), reverse=True):
+        group = anchors[epochs == number]
         room = min(ANCHORS - len(chosen), len(group))
         # Spread over the data set: the first rows of a folder are all of one class.
-        chosen += [group[place * len(group) // room] for place in range(room)]
+        chosen += [int(group[place * len(group) // room]) for place in range(room)]
     rows = set(chosen)
-    for anchor in chosen:
-        for candidates in of_anchor[anchor].values():
-            rows.update(candidate for _, candidate in sorted(candidates)[:PER_ANCHOR])
+    for one, at in visits[np.isin(visits[:, 0], chosen)]:
+        here = np.flatnonzero((anchor == one) & (epoch == at))
+        best = here[np.lexsort((candidate[here], -score[here]))[:PER_ANCHOR]]
+        rows.update(candidate[best].tolist())
     return sorted(rows)
 
 
