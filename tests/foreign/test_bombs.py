@@ -134,7 +134,9 @@ def test_yaml(refused, tmp_path):
         ]
     said = refused()
     words = ["50,000 values"] * 4 + ["nested too deeply", "more than 1 MiB"]
-    assert all(word in each for word, five in zip(words, zip(*[iter(said)] * 5, strict=True), strict=True) for each in five)
+    assert all(
+        word in each for word, five in zip(words, zip(*[iter(said)] * 5, strict=True), strict=True) for each in five
+    )
 
 
 def checkpoint_with(content, parts=(), compression=zipfile.ZIP_STORED):

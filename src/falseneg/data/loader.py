@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from falseneg.data.views import Augmentation, kernels, view_generator_seed
 from falseneg.errors import UserError
 from falseneg.methods.base import Views
 
+T = TypeVar("T")
 _ORDER = -1  # the "row" of the seed that shuffles an epoch
 _READING = 2**32  # the "view" of the seed under which an image is read
 _READ_AHEAD = 2**21  # bytes of images that are held before their views are made
@@ -142,11 +143,7 @@ def _seed(seed: int) -> None:
 
 
 def collate(samples: list[ViewSample] | UserError) -> Views | UserError:
-    """One batch; images of different sizes are no matter, for only their views are stacked.
-
-    In a worker the batch is made in shared memory: where that is full it is an error here, which reaches the training
-    process. Left to torch it would be one in the thread that sends batches, and the training process would wait for ever.
-    """
+    """One batch; images of different sizes are no matter, for only their views are stacked."""
     if isinstance(samples, UserError):
         return samples
     main, support, rows = zip(*samples, strict=True)
@@ -155,10 +152,18 @@ def collate(samples: list[ViewSample] | UserError) -> Views | UserError:
         tuple(torch.stack(group) for group in zip(*support, strict=True)),
         torch.tensor(rows, dtype=torch.int64),
     )
+    return handed_over(batch, batch.main, *batch.support, batch.sample)
+
+
+def handed_over(batch: T, *tensors: Tensor) -> T | UserError:
+    """The batch; in a worker its tensors go into shared memory, and where that is full it is an error instead.
+
+    Left to torch it would be one in the thread that sends batches, and who waits for them would wait for ever.
+    """
     if get_worker_info() is None:
         return batch
     try:
-        for tensor in (batch.main, *batch.support, batch.sample):
+        for tensor in tensors:
             tensor.share_memory_()
     except (RuntimeError, OSError):
         return UserError(_FULL)
@@ -237,19 +242,31 @@ class ViewLoader(DataLoader):
     """A `DataLoader` of `Views` that raises a worker's `UserError` as that one sentence. Made by `view_loader`."""
 
     def __iter__(self) -> Iterator[Views]:  # type: ignore[override]
-        try:
-            for batch in super().__iter__():
-                if isinstance(batch, UserError):
-                    raise batch
-                yield batch
-        except RuntimeError as error:
-            if not _DEAD_WORKER.search(str(error)):
-                raise
-            hint = " (shared memory is full)" if "shared memory" in str(error) else ""
-            raise UserError(
-                f"a data-loading process was killed{hint}, most likely for want of memory: use fewer workers, smaller "
-                f"views or a smaller batch"
-            ) from error
+        return batches_of(super().__iter__())
+
+
+def batches_of(loaded: Iterable[T | UserError]) -> Iterator[T]:
+    """What a `DataLoader` gives, with the errors of its workers in one sentence.
+
+    Args:
+        loaded: batches; in the place of one that could not be made, the error, for torch would bury it in a traceback.
+
+    Raises:
+        UserError: a batch could not be made, or a worker was killed.
+    """
+    try:
+        for batch in loaded:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if not _DEAD_WORKER.search(str(error)):
+            raise
+        hint = " (shared memory is full)" if "shared memory" in str(error) else ""
+        raise UserError(
+            f"a data-loading process was killed{hint}, most likely for want of memory: use fewer workers, smaller "
+            f"views or a smaller batch"
+        ) from error
 
 
 def view_loader(

@@ -111,7 +111,9 @@ class Encoder(nn.Module):
         """
         about, state = _read_about(Path(path)), _read_weights(Path(path))
         size = sum(value.nbytes for value in state.values())
-        refusal = f"{path} describes an encoder that is far larger than its {size:,} bytes of weights; give a whole file"
+        refusal = (
+            f"{path} describes an encoder that is far larger than its {size:,} bytes of weights; give a whole file"
+        )
         try:
             with Within(2 * size + 2**26, refusal):
                 encoder = Encoder(**about)
