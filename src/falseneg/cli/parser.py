@@ -57,6 +57,7 @@ class Parser(ArgumentParser):
         """The options; of a run's ``stored`` configuration, as the arguments change it."""
         if not self.exit_on_error:  # a parser inside the parser
             return super().parse_args(args, *rest, **more)
+        _refuse_what_is_no_text(args)
         arguments = _plain_options(args)
         trust(self._named(arguments))
         if stored is not None:
@@ -139,6 +140,20 @@ def run_parser(command: str, about: str, only: Sequence[str] = ()) -> Parser:
     trust_help = "classes outside falseneg that a stored configuration may name"
     parser.add_argument("--trust", nargs="*", default=argparse.SUPPRESS, metavar="CLASS", help=trust_help)
     return parser
+
+
+def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:
+    """Options are read and written down as text, which names of files need not be.
+
+    Raises:
+        UserError: an argument is no text.
+    """
+    for argument in arguments:
+        text = argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if text != argument:
+            raise UserError(
+                f"{text} is not UTF-8, as every option must be; rename that file or folder, or give a link to it"
+            )
 
 
 def is_stored(path: Path) -> bool:
