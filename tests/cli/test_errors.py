@@ -64,6 +64,7 @@ WRONG = {
         "top_k",
     ],
     "pretrain --data Digits --optimiser Adam --out o": ["Adam", "AdamW"],
+    f"pretrain --data Digits --seed {10**30} --out o": ["seed is 1000000000000000000000000000000", "from 0 to"],
     "pretrain --data Digits --workers 1000000 --out o": ["workers is 1000000", "at most"],
     "pretrain --data Digits --devices 1000000 --accelerator cpu --out o": ["devices is 1000000", "at most"],
     "pretrain --data Digits --warmup soon --out o": ["soon", "10%"],

@@ -21,7 +21,7 @@ from falseneg.data import ImageSet, as_image_set
 from falseneg.errors import UserError
 from falseneg.strategy import Strategy
 from falseneg.train.defaults import Circumstances, complete, typical_side
-from falseneg.train.run import Run, check_batch_size
+from falseneg.train.run import Run, check_batch_size, check_seed
 
 Configuration = dict[str, Any]
 
@@ -112,7 +112,8 @@ def build(configuration: Mapping[str, Any], images: ImageSet | None = None) -> R
     namespace = parser.parse_object(dict(configuration))
     if images is not None:
         namespace["data"] = images
-    torch.manual_seed(configuration.get("seed", 0))
+    check_seed(seed := configuration.get("seed", 0))
+    torch.manual_seed(seed)
     parts = instantiated(parser, namespace)
     run = Run(**{field.name: parts[field.name] for field in dataclasses.fields(Run)})
     if isinstance(run.strategy, str):

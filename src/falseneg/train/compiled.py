@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from contextlib import AbstractContextManager
 
@@ -20,6 +21,8 @@ def check_compiler(device: torch.device) -> None:
     Raises:
         UserError: nothing can be compiled for this device here.
     """
+    # It says that there is no CUDA, to those who do without it.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # A size that was never seen: what was compiled before lies on the disk, and would need no compiler.
     numbers = torch.ones(int(time.time() * 1000) % 10**6 + 1, device=device)
     try:

@@ -295,7 +295,7 @@ class Training:
         self.window, self.of_epoch = Meter.of_state(state["window"], first), Meter.of_state(state["epoch"], first)
         self.recorder.load_state(state["recorder"])
         self.seconds, self.window_seconds, self.epoch_seconds = state["seconds"]
-        self.clock = replace(self.clock, step=state["step"])
+        self.clock = replace(self.clock, step=int(state["step"]))
 
 
 def _of_all_ranks(fabric: Any, value: Any) -> list[Any]:

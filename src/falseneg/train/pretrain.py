@@ -20,7 +20,7 @@ from falseneg.errors import UserError
 from falseneg.files import write_bytes
 from falseneg.methods.base import Views
 from falseneg.models import Encoder
-from falseneg.train.checkpoint import LAST, check_settings, load_checkpoint, load_module
+from falseneg.train.checkpoint import LAST, check_settings, damage_said, load_checkpoint, load_module
 from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
 from falseneg.train.estimate import estimate
 from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claimed, final_figures, write_about
@@ -118,7 +118,8 @@ def _start(
         _seed(run.seed + 1_000_003 * fabric.global_rank)
     made = settings(run, data, fabric.world_size)
     if stored is not None:
-        check_settings(made, stored["settings"])
+        with damage_said(folder / CHECKPOINTS / LAST):
+            check_settings(made, stored["settings"])
     learner = _learner(run, data, criterion, fabric)
     facts = {"images": len(data.train), "small_stem": getattr(run.method.encoder, "small_stem", None)}
     facts |= {"threads": torch.get_num_threads(), "settings": made}
@@ -130,7 +131,8 @@ def _start(
     if run.compile_encoder:
         compile_networks(run.method)  # not for the few images of the estimate
     if stored is not None:
-        training.load_state(stored)
+        with damage_said(folder / CHECKPOINTS / LAST):
+            training.load_state(stored)
         progress.message(f"continuing after step {training.clock.step} of {training.clock.total_steps}")
     return training
 
@@ -173,7 +175,7 @@ def _open_files(
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / PER_SAMPLE, ignore_errors=True)
     loggers = further_loggers(run.loggers, folder, described.get("id", folder.name), facts["settings"])
-    return Metrics(folder, stored["metrics"] if stored is not None else 0, loggers)
+    return Metrics(folder, int(stored["metrics"]) if stored is not None else 0, loggers)
 
 
 def _seed(seed: int) -> None:
@@ -195,7 +197,8 @@ def _initialise(run: Run, path: Path) -> None:
     if path.suffix == ".safetensors":
         load_module(run.method.encoder, Encoder.load(path).state_dict(), "encoder")
     elif path.is_file():
-        load_module(run.method, load_checkpoint(path)["method"], "method")
+        with damage_said(path):
+            load_module(run.method, load_checkpoint(path)["method"], "method")
     else:
         raise UserError(
             f"init_from is {path}, which holds no weights; give an encoder.safetensors or the folder of a run"
