@@ -149,7 +149,7 @@ def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:
         UserError: an argument is no text.
     """
     for argument in arguments:
-        text = argument.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        text = argument.encode("utf-8", "replace").decode()
         if text != argument:
             raise UserError(
                 f"{text} is not UTF-8, as every option must be; rename that file or folder, or give a link to it"

@@ -69,15 +69,15 @@ def fit(
     folder = Path(folder)
     run.check()
     fabric = _connect(run)
+    shown = (progress or default_progress()) if fabric.is_global_zero else Silent()
     if run.compile_encoder:
-        check_compiler(fabric.device)
+        check_compiler(fabric.device, shown.message)
     with in_one_sentence(), contextlib.ExitStack() as held:
         if fabric.is_global_zero:
             held.enter_context(claimed(folder, resume))
         if resume and (figures := final_figures(folder)) is not None:
             return figures
         fabric.launch()
-        shown = (progress or default_progress()) if fabric.is_global_zero else Silent()
         with determinism(run.deterministic, about(folder).get("threads") if resume else None):
             training = _start(run, folder, resume, configuration, fabric, shown)
             training.train()
