@@ -56,23 +56,34 @@ def of_footer(data, values=None, rows=None):
 
 def of_pages(size, names=("anchor", "candidate", "epoch", "score")):
     """A Parquet file of columns of zeros, of which the footer claims few rows and bytes, and the pages hold all."""
-    rows, claimed = size // 8, 1000
+    rows = size // 8
     buffer = io.BytesIO()
     schema = pa.schema([(name, pa.float64() if name == "score" else pa.int64()) for name in names])
-    how = {"compression": "zstd", "use_dictionary": False, "write_statistics": False, "max_rows_per_page": rows}
-    with pq.ParquetWriter(buffer, schema, data_page_size=2**31 - 1, write_batch_size=rows, **how) as writer:
+    with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=False, **one_page(rows)) as writer:
         kinds = {name: schema.field(name).type.to_pandas_dtype() for name in names}
         writer.write_table(pa.table({name: np.zeros(rows, kind) for name, kind in kinds.items()}), row_group_size=rows)
-    data = buffer.getvalue()
+    return understated(buffer.getvalue(), 1000)
+
+
+def one_page(rows):
+    """What makes Arrow write a column of so many rows as one page."""
+    whole = {"data_page_size": 2**31 - 1, "max_rows_per_page": rows, "write_batch_size": rows}
+    return {**whole, "write_statistics": False}
+
+
+def understated(data, rows=None, claimed=1000):
+    """A Parquet file whose footer claims so few bytes of each column and, unless they are None, rows of each group."""
     start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     metadata = pq.read_metadata(io.BytesIO(data))
     footer = data[start:-8]
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        footer = footer.replace(varint(group.num_rows), varint(claimed))
-        footer = footer.replace(varint(group.total_byte_size), varint(4 * claimed))
+        if rows is not None:
+            footer = footer.replace(varint(group.num_rows), varint(rows))
+        footer = footer.replace(varint(group.total_byte_size), varint(claimed))
         for column in map(group.column, range(group.num_columns)):
             footer = footer.replace(varint(column.total_uncompressed_size), varint(claimed))
-    footer = footer.replace(varint(rows), varint(claimed * metadata.num_row_groups))
+    if rows is not None:
+        footer = footer.replace(varint(metadata.num_rows), varint(rows * metadata.num_row_groups))
     return data[:start] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from foreign.forge import of_footer, of_pages, pickled
+from foreign.measured import MEASURED
 from PIL import Image
 
 from falseneg.cli import main
@@ -26,24 +27,17 @@ from falseneg.cli import main
 MOST = 200
 """MiB that refusing one of these files may take, beside what the program has taken before."""
 
-PROGRAM = """
-import contextlib, io, json, resource, sys, time
+PROGRAM = f"""
+{MEASURED}
+import io, json, sys, time
 from falseneg.cli import main
-
-def memory(what):
-    with contextlib.suppress(OSError), open("/proc/self/status") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith(what))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 found = []
 for command in json.load(sys.stdin):
-    said, started = io.StringIO(), time.perf_counter()
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as peak:
-        peak.write("5")  # begins anew
-    before = memory("VmRSS")
+    said, started, before = io.StringIO(), time.perf_counter(), begin()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         status = main(command)
-    found.append([status, said.getvalue(), memory("VmHWM") - before, time.perf_counter() - started])
+    found.append([status, said.getvalue(), taken(before) / 2**20, time.perf_counter() - started])
 print(json.dumps(found))
 """
 SECONDS = 20
