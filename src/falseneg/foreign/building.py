@@ -7,20 +7,17 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from falseneg.errors import UserError
-
 
 class Within(TorchDispatchMode):
-    """Inside, tensors of at most so many bytes are made, all together: a larger one is refused before it takes memory.
+    """Inside, tensors of at most so many bytes are made, all together: else a `MemoryError`, before any is taken.
 
     Args:
         most: bytes.
-        refusal: what to say then.
     """
 
-    def __init__(self, most: int, refusal: str) -> None:
+    def __init__(self, most: int) -> None:
         super().__init__()
-        self.left, self.refusal = most, refusal
+        self.left = most
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -29,5 +26,5 @@ class Within(TorchDispatchMode):
             made = function(*args, **{**kwargs, "device": "meta"})
             self.left -= made.numel() * made.element_size()
             if self.left < 0:
-                raise UserError(self.refusal)
+                raise MemoryError
         return function(*args, **kwargs)

@@ -111,14 +111,15 @@ class Encoder(nn.Module):
         """
         about, state = _read_about(Path(path)), _read_weights(Path(path))
         size = sum(value.nbytes for value in state.values())
-        refusal = (
-            f"{path} describes an encoder that is far larger than its {size:,} bytes of weights; give a whole file"
-        )
         try:
-            with Within(2 * size + 2**26, refusal):
+            with Within(2 * size + 2**26):
                 encoder = Encoder(**about)
         except UserError:
             raise
+        except MemoryError as error:
+            raise UserError(
+                f"{path} describes an encoder that is far larger than its {size:,} bytes of weights; give a whole file"
+            ) from error
         except Exception as error:  # whatever timm raises for arguments that no encoder has had
             raise UserError(f"{path} describes an encoder that cannot be built ({_first_line(error)})") from error
         _load(encoder, state, str(path))
