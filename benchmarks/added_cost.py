@@ -131,7 +131,9 @@ def embeddings_of(views: str, images: int, device: str) -> tuple[fn.Embeddings, 
     elif views == TEN:
         support = main.detach()
     sample = torch.randperm(ROWS, generator=draw)[:images].to(device)
-    return fn.Embeddings(main, support, sample), [leaf for leaf in (main, support) if leaf is not None]
+    return fn.Embeddings(sample, {"image": main} | ({} if support is None else {"support": support})), [
+        leaf for leaf in (main, support) if leaf is not None
+    ]
 
 
 def added(case: Case, images: int, device: str, repeat: int) -> tuple[Spent, Spent]:
@@ -169,7 +171,7 @@ def crop_side(side: int) -> int:
     return round(side * CROP_SIDE / SIDE)
 
 
-def trainee(encoder: str, side: int, views: str, images: int, device: str) -> tuple[fn.SimCLR, fn.Views]:
+def trainee(encoder: str, side: int, views: str, images: int, device: str) -> tuple[fn.SimCLR, fn.Batch]:
     """A method, and a batch of noise for it, on the device."""
     crops, small_side = CROPS if views == MULTI_CROP else 0, crop_side(side)
     method = fn.SimCLR(
@@ -181,7 +183,9 @@ def trainee(encoder: str, side: int, views: str, images: int, device: str) -> tu
     )
     main = torch.randint(0, 256, (images, MAIN_VIEWS[views], 3, side, side), dtype=torch.uint8)
     small = torch.randint(0, 256, (images, max(crops, 1), 3, small_side, small_side), dtype=torch.uint8)
-    return method.to(device), fn.Views(main, (small,) if crops else (), torch.arange(images)).to(device)
+    return method.to(device), fn.Batch(
+        torch.arange(images), {"image": main} | ({"support": small} if crops else {})
+    ).to(device)
 
 
 def step(views: str, images: int, device: str, repeat: int) -> Spent:

@@ -28,7 +28,7 @@ from falseneg.evaluation.features import evaluation_mode
 from falseneg.methods.simclr import contrast_views
 from falseneg.train.checkpoint import load_checkpoint
 from falseneg.train.embeddings import Embedding
-from falseneg.train.prepare import prepare
+from falseneg.train.plan import make_plan
 
 SUPPORT_VIEWS = 4
 FIGURES = ("precision", "recall", "f1", "share_flagged")
@@ -59,7 +59,7 @@ def freeze(folder: Path, checkpoint: Path, passes: int) -> Frozen:
     """Embed the training images of a run with the weights of one of its checkpoints."""
     configuration = yaml.safe_load((folder / "config.yaml").read_text())
     run = build(configuration)
-    data = prepare(run, False, True, print)
+    data = make_plan(run, False, True, print)
     run.method.load_state_dict(load_checkpoint(checkpoint)["method"])
     augmentation = run.augmentation.for_size(data.size)
     rows, labels = len(data.train), data.train.labels
@@ -68,19 +68,20 @@ def freeze(folder: Path, checkpoint: Path, passes: int) -> Frozen:
     with evaluation_mode(method), torch.no_grad():
         for epoch in range(passes):
             last = epoch == passes - 1
-            views = ViewSet(data.train, augmentation, 2 + (SUPPORT_VIEWS if last else 0), run.seed)
+            views = ViewSet(data.train, {"image": [augmentation] * (2 + (SUPPORT_VIEWS if last else 0))}, run.seed)
             sampler = EpochSampler(rows, rows if rows < 250 else 250, run.seed)
             sampler.set_epoch(epoch + 1_000)  # views that no epoch of the training has seen
             for batch in view_loader(views, sampler):
-                z = method(batch.main.flatten(0, 1)).unflatten(0, batch.main.shape[:2])
+                seen = batch.streams["image"]
+                z = method(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
                 if not main.shape[-1]:
                     main, support = (
                         torch.empty(passes, rows, 2, z.shape[-1]),
                         torch.empty(rows, SUPPORT_VIEWS, z.shape[-1]),
                     )
-                main[epoch, batch.sample] = z[:, :2]
+                main[epoch, batch.index] = z[:, :2]
                 if last:
-                    support[batch.sample] = z[:, 2:]
+                    support[batch.index] = z[:, 2:]
         still = extract_features(method, data.train, data.size)
     return Frozen(main, support, still, labels, int(labels.max()) + 1, run.seed)
 
@@ -119,8 +120,8 @@ def detect(frozen: Frozen, detector: fn.Detector, learns: bool, batch_size: int)
         for step, keys in enumerate(sampler):
             row = torch.tensor([row for _, row in keys])
             last = epoch == passes - 1
-            embeddings = fn.Embeddings(frozen.main[epoch, row], frozen.support[row] if last else None, row)
-            contrast = contrast_views(embeddings)
+            embedded = {"image": frozen.main[epoch, row]} | ({"support": frozen.support[row]} if last else {})
+            contrast = contrast_views(fn.Embeddings(row, embedded))
             rule = detector.flag(contrast, fn.Clock(epoch * steps + step, steps, passes))
             if last:
                 counts.add(fn.confusion(contrast, rule, frozen.labels))

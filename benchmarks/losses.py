@@ -73,11 +73,13 @@ def ours(views: Tensor, case: Case, support: int = 0) -> Call:
     images, _, dim = views.shape
     detector = prepared(case, images, str(views.device))
     criterion = fn.Criterion(detector, case.strategy, temperature=TEMPERATURE).to(views.device)
-    further = normalize(torch.randn(images, support, dim, device=views.device), dim=-1) if support else None
+    rows = {"image": views}
+    if support:
+        rows["support"] = normalize(torch.randn(images, support, dim, device=views.device), dim=-1)
     sample = torch.arange(images, device=views.device)
 
     def call() -> None:
-        loss, _ = criterion([contrast_views(fn.Embeddings(views, further, sample))], CLOCK)
+        loss, _ = criterion([contrast_views(fn.Embeddings(sample, rows))], CLOCK)
         backward(loss, views)
 
     return call

@@ -92,11 +92,14 @@ def blur_probability(size: int) -> float:
 
 def ours(files: list[bytes], size: int, views: int, normalised: bool = False) -> Call:
     """The library's own path from bytes to a batch; `normalised` adds what the encoder does with it."""
-    view_set, keys = ViewSet(Files(files), Augmentation(size), views), [(0, row) for row in range(len(files))]
+    view_set, keys = (
+        ViewSet(Files(files), {"image": [Augmentation(size)] * views}),
+        [(0, row) for row in range(len(files))],
+    )
     mean, std = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
 
     def call() -> Tensor:
-        main = collate(view_set.__getitems__(keys)).main
+        main = collate(view_set.__getitems__(keys)).streams["image"]
         return (main.float() / 255 - mean) / std if normalised else main
 
     return call

@@ -15,7 +15,7 @@ criterion = fn.Criterion(fn.SupportSet(share=0.1), fn.ELIMINATE, temperature=0.2
 optimiser = torch.optim.AdamW(method.parameters(), lr=3e-3)
 
 augmentation = Augmentation(8, crop_scale=(0.3, 1.0), flip=0.0, saturation=0.0, hue=0.0, grayscale=0.0)
-views = ViewSet(images, augmentation, method.views, support=[(method.support_views, augmentation)])
+views = ViewSet(images, {name: [augmentation] * number for name, number in method.streams.items()})
 batches = EpochSampler(len(images), batch_size=128)
 
 for epoch in range(EPOCHS):
@@ -23,11 +23,12 @@ for epoch in range(EPOCHS):
     found = DetectionCounts()
     for step, batch in enumerate(view_loader(views, batches), start=epoch * len(batches)):
         clock = fn.Clock(step, len(batches), EPOCHS)
-        loss, judged = criterion(method.contrasts(method.encode(batch)), clock)
+        embeddings = method.encode(batch)
+        loss, judged = criterion(method.contrasts(embeddings), clock)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        method.after_step(clock)
+        method.after_step(embeddings, clock)
         for contrast, rule, _ in judged:  # labels measure; they never train
             found.add(fn.confusion(contrast, rule, images.labels))
     print(f"epoch {epoch + 1}: loss {loss.item():.2f}, precision {found.precision:.2f} (chance {found.chance:.2f})")

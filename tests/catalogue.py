@@ -36,6 +36,18 @@ LOOPS["Debiased"] = partial(baseline_loops.loss, partial(baseline_loops.debiased
 LOOPS["HardNegatives"] = partial(baseline_loops.loss, partial(baseline_loops.hard_negatives, prior=0.1, beta=1.5))
 
 
+def batch(main, support=(), index=None):
+    """A batch of main views, with groups of support views of one size each."""
+    names = [f"support {k + 1}" if k else "support" for k in range(len(support))]
+    index = torch.arange(len(main)) if index is None else index
+    return fn.Batch(index, {"image": main, **dict(zip(names, support, strict=True))})
+
+
+def embeddings(main, support=None, index=None, keys=None):
+    rows = {"image": main, "support": support, "keys": keys}
+    return fn.Embeddings(index, {name: given for name, given in rows.items() if given is not None})
+
+
 def unit(*shape, seed, dtype=torch.float64):
     return normalize(
         torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1

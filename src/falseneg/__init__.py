@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "falseneg.batch": ("Batch", "Embeddings"),
     "falseneg.clock": ("Clock", "Duration"),
     "falseneg.contrast": ("Contrast", "Embedded", "NOBODY", "Space"),
     "falseneg.detectors": (
@@ -31,7 +32,7 @@ _ROOMS = {
     "falseneg.errors": ("UserError",),
     "falseneg.facts": ("Facts",),
     "falseneg.losses": ("ContrastiveLoss", "Criterion"),
-    "falseneg.methods": ("Embeddings", "MemoryBank", "Method", "MoCo", "SimCLR", "Views"),
+    "falseneg.methods": ("MemoryBank", "Method", "MoCo", "SimCLR"),
     "falseneg.models": ("Encoder", "Momentum", "ProjectionHead"),
     "falseneg.objectives": (
         "Debiased",

@@ -79,3 +79,11 @@ class Duration:
 
     def __str__(self) -> str:
         return f"{self.amount:g}%" if self.unit == "%" else f"{self.amount:g} {self.unit}"
+
+
+def due(every: str | None, since: int, clock: Clock) -> bool:
+    """Whether a multiple of the duration lies after step ``since`` and not after the clock's; never for None."""
+    if every is None:
+        return False
+    steps = max(1, Duration.parse(every).steps(clock.steps_per_epoch, clock.epochs))
+    return clock.step // steps > since // steps

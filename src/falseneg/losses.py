@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from falseneg.batch import Embeddings
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast
 from falseneg.detectors import Detector, NoDetection
 from falseneg.errors import UserError
 from falseneg.facts import Facts
-from falseneg.methods.base import Embeddings
 from falseneg.methods.simclr import contrast_views
 from falseneg.objectives import InfoNCE, Objective
 from falseneg.rules import NoPairs, PairRule, at_least_float32
@@ -157,9 +157,10 @@ class ContrastiveLoss(nn.Module):
             _check_sample(sample, images)
             if self.images is not None:
                 _check_rows(sample, self.images)
-        main = _unit(views)
-        known = None if support is None else _unit(support).detach().to(main.dtype)
-        loss, _ = self.criterion([contrast_views(Embeddings(main, known, sample.long()))], clock or Clock(0, 1, 1))
+        rows = {"image": _unit(views)}
+        if support is not None:
+            rows["support"] = _unit(support).detach().to(rows["image"].dtype)
+        loss, _ = self.criterion([contrast_views(Embeddings(sample.long(), rows))], clock or Clock(0, 1, 1))
         return loss
 
 

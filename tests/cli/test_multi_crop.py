@@ -27,7 +27,7 @@ def test_a_file_and_the_command_line_say_the_same(tmp_path):
     assert settings == resolve(parsed("--config", str(path)))[0]
     stored = to_yaml(settings)
     run = build(settings, images)
-    assert run.multi_crop == [Crops(2, 6, (0.05, 0.14)), Crops(1, 4)] and run.method.support_views == 3
+    assert run.multi_crop == [Crops(2, 6, (0.05, 0.14)), Crops(1, 4)] and run.streams["support"] == 3
     assert to_yaml(settings) == stored, "building leaves the configuration as it was"
     assert check(yaml.safe_load(stored)) == settings
 

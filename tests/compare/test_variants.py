@@ -133,6 +133,6 @@ def test_they_build_what_they_say(name, digits):
     run = build(changed(base, named_variants(base, len(images))[name]), images)
     parts = type(run.method), type(run.detector), run.strategy, type(run.objective)
     assert tuple(getattr(part, "__name__", part) for part in parts) == MADE_OF[name]
-    assert bool(run.method.support_views) == ("fnc" in name)
+    assert ("support" in run.method.streams) == ("fnc" in name)
     assert run.method.encoder.feature_dim == 128  # of the recipe's encoder, whatever the method
     run.check()

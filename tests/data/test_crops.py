@@ -16,34 +16,38 @@ def digits():
 
 
 def view_set(images, *groups, views=2, main=RICH):
-    return ViewSet(images, main, views, 3, [(crops.number, main.for_crops(crops)) for crops in groups])
+    further = [maker for crops in groups for maker in [main.for_crops(crops)] * crops.number]
+    return ViewSet(images, {"image": [main] * views, "support": further}, 3)
+
+
+def shapes(seen):
+    return {name: views.shape for name, views in seen.streams.items()}
 
 
 def test_groups_have_their_sizes_and_numbers(digits):
     sample = view_set(digits, Crops(3, 6), Crops(2, 4))[0, 5]
-    assert sample.main.shape == (2, 3, 12, 12)
-    assert [group.shape for group in sample.support] == [(3, 3, 6, 6), (2, 3, 4, 4)]
+    assert shapes(sample) == {"image": (2, 3, 12, 12), "support": (3, 3, 6, 6), "support 2": (2, 3, 4, 4)}
     batch = collate([sample, view_set(digits, Crops(3, 6), Crops(2, 4))[0, 7]])
-    assert [group.shape for group in batch.support] == [(2, 3, 3, 6, 6), (2, 2, 3, 4, 4)]
-    assert len(batch[:1].support) == 2
+    assert shapes(batch) == {"image": (2, 2, 3, 12, 12), "support": (2, 3, 3, 6, 6), "support 2": (2, 2, 3, 4, 4)}
+    assert [len(group) for group in batch[:1].sizes("support")] == [1, 1] and batch.sizes("text") == []
 
 
 def test_what_has_one_size_goes_together_for_one_forward_pass(digits):
     few, many = Crops(1, 6, (0.1, 0.2)), Crops(2, 6, (0.4, 0.5))
     sample = view_set(digits, few, Crops(1, 4), many)[0, 5]
-    assert [group.shape for group in sample.support] == [(3, 3, 6, 6), (1, 3, 4, 4)]
+    assert shapes(sample) == {"image": (2, 3, 12, 12), "support": (3, 3, 6, 6), "support 2": (1, 3, 4, 4)}
 
 
 def test_the_numbers_of_views_go_on_over_the_groups(digits):
     """A view depends on its number only: groups after it, or how many main views there are, do not change it."""
     both, alone = view_set(digits, Crops(3, 6), Crops(2, 4)), view_set(digits, Crops(3, 6), views=3)
-    assert torch.equal(both[1, 5].support[0], alone[1, 5].support[0])
+    assert torch.equal(both[1, 5].streams["support"], alone[1, 5].streams["support"])
     split = view_set(digits, Crops(1, 6), Crops(2, 6), Crops(2, 4))
-    for one, other in zip(both[1, 5].support, split[1, 5].support, strict=True):
-        assert torch.equal(one, other)
+    for name, views in both[1, 5].streams.items():
+        assert torch.equal(views, split[1, 5].streams[name])
     # With equal settings in both groups the fourth crop is the fourth: no number is used twice.
-    crops = view_set(digits, Crops(3, 6), Crops(2, 6))[1, 5].support[0]
-    assert torch.equal(crops, view_set(digits, Crops(5, 6))[1, 5].support[0])
+    crops = view_set(digits, Crops(3, 6), Crops(2, 6))[1, 5].streams["support"]
+    assert torch.equal(crops, view_set(digits, Crops(5, 6))[1, 5].streams["support"])
     assert len({crop.numpy().tobytes() for crop in crops}) == 5
 
 

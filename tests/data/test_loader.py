@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from falseneg.batch import Batch
 from falseneg.data import (
     Augmentation,
     Digits,
@@ -21,7 +22,6 @@ from falseneg.data import (
     view_loader,
 )
 from falseneg.errors import UserError
-from falseneg.methods.base import Views
 
 RICH = Augmentation(12, blur=0.5, solarize=0.3, randaugment=(2, 9), rotation=10.0)
 
@@ -31,11 +31,16 @@ def digits():
     return Subset(Digits(), range(30))
 
 
+def made(images, main=RICH, views=2, seed=0, support=()):
+    further = [maker for number, maker in support for _ in range(number)]
+    return ViewSet(images, {"image": [main] * views, "support": further}, seed)
+
+
 def by_row(loader):
     return {
         int(row): views
         for batch in loader
-        for row, *views in zip(batch.sample, batch.main, batch.support[0], strict=True)
+        for row, *views in zip(batch.index, batch.streams["image"], batch.streams["support"], strict=True)
     }
 
 
@@ -46,7 +51,7 @@ def same(first, second):
 
 
 def views_of(images, batch_size=5, workers=0, epoch=1, seed=0, views=2, order=0):
-    view_set = ViewSet(images, RICH, views, seed, [(2, Augmentation(8))])
+    view_set = made(images, RICH, views, seed, [(2, Augmentation(8))])
     sampler = EpochSampler(len(images), batch_size, seed=order)
     sampler.set_epoch(epoch)
     return by_row(view_loader(view_set, sampler, workers))
@@ -65,8 +70,8 @@ def test_views_depend_on_seed_epoch_row_and_view(digits):
     for other in (views_of(digits, epoch=2), views_of(digits, seed=1)):
         assert sum(torch.equal(views[row][0], other[row][0]) for row in views) == 0
     assert not torch.equal(views[0][0][0], views[0][0][1]) and not torch.equal(views[0][1][0], views[0][1][1])
-    twice = ViewSet(Subset(Digits(), [4, 4]), RICH)
-    assert not torch.equal(twice[0, 0].main, twice[0, 1].main)
+    twice = made(Subset(Digits(), [4, 4]), RICH)
+    assert not torch.equal(twice[0, 0].streams["image"], twice[0, 1].streams["image"])
 
 
 def test_more_views_change_neither_the_first_nor_the_support_views(digits):
@@ -76,15 +81,15 @@ def test_more_views_change_neither_the_first_nor_the_support_views(digits):
 
 
 def test_support_views_are_other_views_even_with_the_same_augmentation(digits):
-    sample = ViewSet(digits, RICH, views=2, support=[(2, RICH)])[0, 3]
-    assert sample.support[0].shape == (2, 3, 12, 12)
-    assert len({view.numpy().tobytes() for view in [*sample.main, *sample.support[0]]}) == 4
+    sample = made(digits, RICH, views=2, support=[(2, RICH)])[0, 3]
+    assert sample.streams["support"].shape == (2, 3, 12, 12)
+    assert len({view.numpy().tobytes() for view in [*sample.streams["image"], *sample.streams["support"]]}) == 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_global_random_state_is_left_alone(digits, workers):
     sampler = EpochSampler(len(digits), 10)
-    loader = view_loader(ViewSet(digits, RICH), sampler, workers)
+    loader = view_loader(made(digits, RICH), sampler, workers)
     torch.manual_seed(11)
     state = torch.get_rng_state()
     list(loader)
@@ -101,7 +106,7 @@ def test_random_state_is_restored_after_an_error():
 
     state = torch.get_rng_state()
     with pytest.raises(UserError, match="broken"):
-        ViewSet(Broken(), RICH)[0, 0]
+        made(Broken(), RICH)[0, 0]
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -128,7 +133,7 @@ def test_image_is_decoded_once_for_all_views(digits):
             return digits.image(row)
 
     images = Counting()
-    ViewSet(images, RICH, views=3, support=[(4, RICH)])[0, 1]
+    made(images, RICH, views=3, support=[(4, RICH)])[0, 1]
     assert images.reads == 1
 
 
@@ -154,22 +159,28 @@ class Tall(ImageSet):
 def test_no_more_images_are_read_ahead_than_are_allowed(monkeypatch, ahead, at_once):
     monkeypatch.setattr(loader, "_READ_AHEAD", ahead)
     images = Tall()
-    samples = ViewSet(images, images.augmentation, views=2).__getitems__([(0, row) for row in range(6)])
-    assert [int(sample.main[0, 0, 0, 0]) for sample in samples] == [sample.row for sample in samples] == list(range(6))
+    samples = made(images, images.augmentation, views=2).__getitems__([(0, row) for row in range(6)])
+    assert (
+        [int(sample.streams["image"][0, 0, 0, 0]) for sample in samples]
+        == [sample.row for sample in samples]
+        == list(range(6))
+    )
     assert images.events == (["read"] * at_once + ["view"] * 2 * at_once) * (6 // at_once)
 
 
 def test_views_do_not_depend_on_how_far_is_read_ahead(digits, monkeypatch):
-    view_set, keys = ViewSet(digits, RICH, support=[(2, Augmentation(8))]), [(1, row) for row in range(30)]
+    view_set, keys = made(digits, RICH, support=[(2, Augmentation(8))]), [(1, row) for row in range(30)]
     together = collate(view_set.__getitems__(keys))
     monkeypatch.setattr(loader, "_READ_AHEAD", 0)
     apart = collate(view_set.__getitems__(keys))
-    assert torch.equal(together.main, apart.main) and torch.equal(together.support[0], apart.support[0])
+    assert torch.equal(together.streams["image"], apart.streams["image"]) and torch.equal(
+        together.streams["support"], apart.streams["support"]
+    )
 
 
 def test_views_are_ordinary_tensors(digits):
-    sample = ViewSet(digits, RICH, support=[(1, RICH)])[0, 0]
-    for views in (sample.main, *sample.support):
+    sample = made(digits, RICH, support=[(1, RICH)])[0, 0]
+    for views in sample.streams.values():
         assert not views.is_inference()
         views.mul_(1)  # a training loop may change them
 
@@ -196,7 +207,9 @@ class Whole(Folder):
 
 def test_views_of_a_large_photo_are_distributed_as_without_reduction(photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(photo)
-    reduced, whole = (ViewSet(folder(str(tmp_path)), Augmentation(96), 200)[0, 0].main for folder in (Folder, Whole))
+    reduced, whole = (
+        made(folder(str(tmp_path)), Augmentation(96), 200)[0, 0].streams["image"] for folder in (Folder, Whole)
+    )
     assert not torch.equal(reduced, whole)
     reduced, whole = reduced.float(), whole.float()
     assert (reduced - whole).abs().mean() < 2.5  # the same crops, up to a pixel of the photo
@@ -223,13 +236,13 @@ def test_who_may_need_every_pixel_gets_it(photo, tmp_path):
             seen.append(tuple(image.shape))
             return super().__call__(image)
 
-    ViewSet(folder, own)[0, 0]
-    ViewSet(folder, Watching(96), support=[(1, own)])[0, 0]
-    ViewSet(folder, Watching(96), support=[(1, Watching(600))])[0, 0]
-    ViewSet(Whole(str(tmp_path)), Watching(96))[0, 0]
+    made(folder, own)[0, 0]
+    made(folder, Watching(96), support=[(1, own)])[0, 0]
+    made(folder, Watching(96), support=[(1, Watching(600))])[0, 0]
+    made(Whole(str(tmp_path)), Watching(96))[0, 0]
     assert set(seen) == {(3, 1200, 1600)}
     seen.clear()
-    ViewSet(Subset(folder, [0]), Watching(96), support=[(1, Watching(64))])[0, 0]
+    made(Subset(folder, [0]), Watching(96), support=[(1, Watching(64))])[0, 0]
     assert set(seen) == {(3, 600, 800)}
     assert folder.image(0).shape == folder.load(0).image.shape == (3, 1200, 1600)
 
@@ -238,23 +251,31 @@ def test_batch_is_uint8_views_of_images_of_any_size(tmp_path, encode, picture):
     for number, (height, width) in enumerate([(20, 30), (7, 50), (64, 9)]):
         (tmp_path / f"{number}.png").write_bytes(encode(picture(number, height, width)))
     sampler = EpochSampler(3, 3)
-    (batch,) = view_loader(ViewSet(Folder(str(tmp_path)), Augmentation(16), views=3), sampler)
-    assert isinstance(batch, Views) and batch.main.shape == (3, 3, 3, 16, 16) and batch.main.dtype == torch.uint8
-    assert batch.support == () and batch.sample.dtype == torch.int64 and sorted(batch.sample.tolist()) == [0, 1, 2]
+    (batch,) = view_loader(made(Folder(str(tmp_path)), Augmentation(16), views=3), sampler)
+    assert (
+        isinstance(batch, Batch)
+        and batch.streams["image"].shape == (3, 3, 3, 16, 16)
+        and batch.streams["image"].dtype == torch.uint8
+    )
+    assert (
+        batch.streams.keys() == {"image"}
+        and batch.index.dtype == torch.int64
+        and sorted(batch.index.tolist()) == [0, 1, 2]
+    )
 
 
 def test_collate_keeps_the_order(digits):
-    view_set = ViewSet(digits, RICH, support=[(1, Augmentation(8))])
+    view_set = made(digits, RICH, support=[(1, Augmentation(8))])
     batch = collate([view_set[0, row] for row in (7, 2)])
-    assert batch.sample.tolist() == [7, 2] and batch.support[0].shape == (2, 1, 3, 8, 8)
-    assert torch.equal(batch.main[1], view_set[0, 2].main)
+    assert batch.index.tolist() == [7, 2] and batch.streams["support"].shape == (2, 1, 3, 8, 8)
+    assert torch.equal(batch.streams["image"][1], view_set[0, 2].streams["image"])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_image_is_one_sentence_from_any_worker(tmp_path, write_images, workers):
     write_images(tmp_path, *(f"{number}.png" for number in range(8)))
     (tmp_path / "5.png").write_bytes((tmp_path / "5.png").read_bytes()[:-40])
-    loader = view_loader(ViewSet(Folder(str(tmp_path)), Augmentation(8)), EpochSampler(8, 4), workers)
+    loader = view_loader(made(Folder(str(tmp_path)), Augmentation(8)), EpochSampler(8, 4), workers)
     with pytest.raises(UserError, match=r"^\S*5\.png cannot be read as an image") as caught:
         list(loader)
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
@@ -269,7 +290,7 @@ def test_a_bug_in_a_worker_keeps_its_traceback():
             return [][row]
 
     with pytest.raises(IndexError, match="Original Traceback"):
-        list(view_loader(ViewSet(Bug(), RICH), EpochSampler(4, 2), workers=1))
+        list(view_loader(made(Bug(), RICH), EpochSampler(4, 2), workers=1))
 
 
 def test_killed_worker_is_one_sentence():
@@ -281,17 +302,19 @@ def test_killed_worker_is_one_sentence():
             os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(UserError, match="data-loading process was killed.*fewer workers"):
-        list(view_loader(ViewSet(Killed(), RICH), EpochSampler(4, 2), workers=1))
+        list(view_loader(made(Killed(), RICH), EpochSampler(4, 2), workers=1))
 
 
 def test_epochs_follow_each_other_with_lasting_workers(digits):
     sampler = EpochSampler(len(digits), 10)
-    loader = view_loader(ViewSet(digits, RICH, support=[(1, RICH)]), sampler, workers=2)
+    loader = view_loader(made(digits, RICH, support=[(1, RICH)]), sampler, workers=2)
     for epoch in range(3):
         sampler.set_epoch(epoch)
-        expected = ViewSet(digits, RICH, support=[(1, RICH)])
+        expected = made(digits, RICH, support=[(1, RICH)])
         found = by_row(loader)
-        assert len(found) == 30 and all(torch.equal(found[row][0], expected[epoch, row].main) for row in range(30))
+        assert len(found) == 30 and all(
+            torch.equal(found[row][0], expected[epoch, row].streams["image"]) for row in range(30)
+        )
 
 
 def batches(rows, batch_size, epoch=0, start=0, **options):
@@ -358,7 +381,7 @@ def test_batches_without_negatives_are_refused(rows, batch_size, world, message)
 
 
 def test_memory_is_pinned_for_cuda_only(digits):
-    view_set, sampler = ViewSet(digits, RICH), EpochSampler(30, 10)
+    view_set, sampler = made(digits, RICH), EpochSampler(30, 10)
     assert not view_loader(view_set, sampler).pin_memory
     assert view_loader(view_set, sampler, device=torch.device("cuda", 0)).pin_memory
 
@@ -369,4 +392,4 @@ def test_full_shared_memory_is_one_sentence_and_no_endless_wait(digits, monkeypa
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     with pytest.raises(UserError, match=r"shared memory \(/dev/shm\) is full"):
-        list(view_loader(ViewSet(digits, RICH), EpochSampler(30, 10), workers=1))
+        list(view_loader(made(digits, RICH), EpochSampler(30, 10), workers=1))

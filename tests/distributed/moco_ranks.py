@@ -41,7 +41,8 @@ def views_of(step, images, views, support):
     main = torch.randint(0, 256, (IMAGES, views, 3, 2, 2), generator=draw, dtype=torch.uint8)
     further = torch.randint(0, 256, (IMAGES, support, 3, 2, 2), generator=draw, dtype=torch.uint8)
     sample = torch.randperm(12, generator=draw)[:IMAGES]  # some images come again: their old keys are in the bank
-    return fn.Views(main[images], (further[images],) if support else (), sample[images])
+    streams = {"image": main[images]} | ({"support": further[images]} if support else {})
+    return fn.Batch(sample[images], streams)
 
 
 def train(name, images):
@@ -50,15 +51,18 @@ def train(name, images):
     options = {"bank": 19, "head_layers": 1, "head_dim": 5, "momentum": 0.6, "cosine_momentum": True, **METHODS[name]}
     method = fn.MoCo(Plain(), **options).double()
     detector = (
-        fn.SupportSet(top_k=3) if method.support_views or method.support_from_views else fn.BatchQuantile(alpha=0.3)
+        fn.SupportSet(top_k=3)
+        if "support" in method.streams or method.support_from_views
+        else fn.BatchQuantile(alpha=0.3)
     )
     criterion = Criterion(detector, fn.ATTRACT, temperature=0.25)
     trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimiser, losses = torch.optim.SGD(trained, lr=0.5), []
     for step in range(STEPS):
-        views = views_of(step, images, method.views, method.support_views)
+        views = views_of(step, images, method.views, method.streams.get("support", 0))
         clock = fn.Clock(step, STEPS, 1)
-        loss, _ = criterion(method.contrasts(method.encode(views)), clock)
+        embeddings = method.encode(views)
+        loss, _ = criterion(method.contrasts(embeddings), clock)
         optimiser.zero_grad()
         loss.backward()
         losses.append(loss.detach().clone())
@@ -66,7 +70,7 @@ def train(name, images):
             dist.all_reduce(tensor)  # as DDP does
             tensor /= world_size()
         optimiser.step()
-        method.after_step(clock)
+        method.after_step(embeddings, clock)
     return {"losses": torch.stack(losses), **method.state_dict()}
 
 

@@ -82,7 +82,7 @@ def step(images, detector, strategy, objective):
     criterion = fn.Criterion(DETECTORS[detector](), STRATEGIES[strategy], OBJECTIVES[objective](), temperature)
     with torch.no_grad():
         queries = normalize(encoder(support), dim=-1)
-    embeddings = fn.Embeddings(normalize(encoder(main), dim=-1), queries, sample)
+    embeddings = fn.Embeddings(sample, {"image": normalize(encoder(main), dim=-1), "support": queries})
     loss, _ = criterion([contrast_views(embeddings)], CLOCK)
     loss.backward()
     return averaged(loss, [encoder.weight, encoder.bias, temperature.log_tau])
@@ -101,7 +101,8 @@ def simclr_step(images, form):
     encoder.feature_dim = DIM
     method = fn.SimCLR(encoder, head_layers=1, head_dim=DIM, **FORMS[form]).double().eval()
     main, support, sample = (tensor[images] for tensor in data())
-    views = fn.Views(main, (support[:, :1], support[:, 1:]) if method.support_views else (), sample)
+    sizes = {"support": support[:, :1], "support 2": support[:, 1:]} if "support" in method.streams else {}
+    views = fn.Batch(sample, {"image": main, **sizes})
     criterion = fn.Criterion(fn.SupportSet(top_k=3), fn.ATTRACT, temperature=0.3)
     loss, _ = criterion(method.contrasts(method.encode(views)), CLOCK)
     loss.backward()
@@ -149,7 +150,7 @@ def global_steps(images, options):
     for number in range(4):
         clock = fn.Clock(number, 10, 1)
         z = normalize(main[..., :DIM] + 0.3 * number, dim=-1).requires_grad_()
-        loss, judged = criterion([contrast_views(fn.Embeddings(z, None, sample))], clock)
+        loss, judged = criterion([contrast_views(fn.Embeddings(sample, {"image": z}))], clock)
         loss.backward()
         temperature.after_backward(clock)
         contrast, rule, _ = judged[0]

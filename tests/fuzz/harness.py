@@ -26,13 +26,13 @@ def stop_before_training():
     import lightning_fabric
 
     import falseneg.cli.compare
-    from falseneg.train.loop import Training
+    import falseneg.train.pretrain
 
     def stop(*_, **__):
         raise Stopped
 
     launch = lightning_fabric.Fabric.launch
-    Training.train = stop
+    falseneg.train.pretrain.train = stop
     multiprocessing.process.BaseProcess.start = stop
     falseneg.cli.compare.run_tasks = stop
     lightning_fabric.Fabric.launch = lambda fabric, *rest: stop() if fabric.world_size > 1 else launch(fabric, *rest)

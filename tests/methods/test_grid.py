@@ -54,24 +54,22 @@ def steps(request):
     draw = torch.Generator().manual_seed(1)
 
     def views(first):
-        main = torch.randint(0, 256, (IMAGES, method.views, 3, 8, 8), generator=draw, dtype=torch.uint8)
-        further = torch.randint(
-            0, 256, (IMAGES, max(1, method.support_views), 3, 8, 8), generator=draw, dtype=torch.uint8
-        )
-        return fn.Views(main, (further,) if method.support_views else (), torch.arange(first, first + IMAGES))
+        def made(number):
+            return torch.randint(0, 256, (IMAGES, number, 3, 8, 8), generator=draw, dtype=torch.uint8)
+
+        streams = {name: made(number) for name, number in method.streams.items()}
+        return fn.Batch(torch.arange(first, first + IMAGES), streams)
 
     with torch.no_grad():  # the bank holds images of the next steps, too
         for first in (0, 8, 16):
-            method.contrasts(method.encode(views(first)))
-            method.after_step(Clock(0, 5, 4))
+            method.after_step(method.encode(views(first)), Clock(0, 5, 4))
         return method, [method.encode(views(first)) for first in (16, 20)]
 
 
 def leaves(embeddings):
     """The embeddings as a step sees them: the queries ask for a gradient."""
-    return fn.Embeddings(
-        embeddings.main.clone().requires_grad_(), embeddings.support, embeddings.sample, embeddings.keys
-    )
+    queries = embeddings.rows["image"].clone().requires_grad_()
+    return fn.Embeddings(embeddings.index, {**embeddings.rows, "image": queries})
 
 
 @pytest.mark.parametrize("strategy", fn.STRATEGIES)
@@ -91,8 +89,8 @@ def test_every_combination_makes_a_finite_step(steps, objective, strategy):
             loss.backward()
             criterion.temperature.after_backward(Clock(step, 5, 4))
             name = f"{detector}, {temperature}, step {step}"
-            assert loss.isfinite() and embeddings.main.grad.isfinite().all(), name
+            assert loss.isfinite() and embeddings.rows["image"].grad.isfinite().all(), name
             flagged = sum(int(stats.flagged.sum()) for _, _, stats in judged)
             if detector not in ("everything", "margin"):  # which may leave nothing to push or to pull
-                assert embeddings.main.grad.abs().sum() > 0, name
+                assert embeddings.rows["image"].grad.abs().sum() > 0, name
             assert (flagged > 0) == (detector != "none") or detector in ("margin", "all of", "FNC, both"), name

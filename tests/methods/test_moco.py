@@ -1,7 +1,6 @@
 """MoCo v2, v3 and what lies between, against plain loops; and what its networks do."""
 
 import copy
-from dataclasses import replace
 
 import catalogue
 import pytest
@@ -58,7 +57,7 @@ def made(method, support=0, seed=1):
     further = catalogue.unit(IMAGES, support, DIM, seed=seed + 2).requires_grad_() if support else None
     if method.bank is not None:
         method.bank.enqueue(fn.Embedded(catalogue.unit(len(IN_BANK), DIM, seed=seed + 3), IN_BANK))
-    return fn.Embeddings(main, further, SAMPLE, catalogue.unit(IMAGES, keys, DIM, seed=seed + 1))
+    return catalogue.embeddings(main, further, SAMPLE, catalogue.unit(IMAGES, keys, DIM, seed=seed + 1))
 
 
 def assert_same(loss, expected, leaf):
@@ -74,10 +73,12 @@ def test_moco_v2():
     loss, _ = Criterion(temperature=0.25)(method.contrasts(embeddings), CLOCK)
     tau, total = torch.tensor(0.25, dtype=torch.float64), 0
     held = method.bank.contents()
-    for query, key, sample in zip(embeddings.main[:, 0], embeddings.keys[:, 0], SAMPLE.tolist(), strict=True):
+    for query, key, sample in zip(
+        embeddings.rows["image"][:, 0], embeddings.rows["keys"][:, 0], SAMPLE.tolist(), strict=True
+    ):
         queue = [z for z, other in zip(held.z, held.sample.tolist(), strict=True) if other != sample]
         total = total + moco_loops.moco(query, key, queue, tau) / IMAGES
-    assert_same(loss, total, embeddings.main)
+    assert_same(loss, total, embeddings.rows["image"])
 
 
 def test_moco_v3():
@@ -87,8 +88,8 @@ def test_moco_v3():
     assert [contrast.name for contrast in contrasts] == list(method.contrast_names) == ["view 1", "view 2"]
     loss, _ = Criterion(temperature=0.5)(contrasts, CLOCK)
     tau = torch.tensor(0.5, dtype=torch.float64)
-    expected = moco_loops.moco_v3(*embeddings.main.unbind(1), *embeddings.keys.unbind(1), tau) / 2
-    assert_same(loss, expected, embeddings.main)
+    expected = moco_loops.moco_v3(*embeddings.rows["image"].unbind(1), *embeddings.rows["keys"].unbind(1), tau) / 2
+    assert_same(loss, expected, embeddings.rows["image"])
 
 
 class Above(fn.Detector):
@@ -124,8 +125,10 @@ def test_denominators_and_where_the_detector_looks(views, symmetric, support, de
     keys = range(views) if symmetric else range(views - 1)
 
     def of_one(b, query, own, seen):
-        batch = [("batch", int(SAMPLE[image]), embeddings.keys[image, v]) for image in range(IMAGES) for v in seen]
-        positives = [similarity(query, embeddings.keys[b, v]) for v in own]
+        batch = [
+            ("batch", int(SAMPLE[image]), embeddings.rows["keys"][image, v]) for image in range(IMAGES) for v in seen
+        ]
+        positives = [similarity(query, embeddings.rows["keys"][b, v]) for v in own]
         others = [(p, similarity(query, z)) for p, sample, z in batch + bank if sample != int(SAMPLE[b])]
         negatives = [(s, part in (None, p) and s > threshold, denominator in ("both", p)) for p, s in others]
         return moco_loops.parted(positives, negatives, tau, wanted.positive, wanted.negative, wanted.renormalise)
@@ -135,11 +138,11 @@ def test_denominators_and_where_the_detector_looks(views, symmetric, support, de
             own = [v for v in keys if not symmetric or v != view]
             # MoCo v3 compares with the other view only; with more views, all keys of all other images are candidates.
             seen = own if symmetric and views == 2 else keys
-            total = total + of_one(b, embeddings.main[b, view if symmetric else 0], own, seen)
+            total = total + of_one(b, embeddings.rows["image"][b, view if symmetric else 0], own, seen)
         for crop in range(support):  # a query like the views, whose positives are all keys of its image
-            total = total + of_one(b, embeddings.support[b, crop], keys, keys)
+            total = total + of_one(b, embeddings.rows["support"][b, crop], keys, keys)
     total = total / IMAGES / (len(queries) + support)
-    leaves = embeddings.main if not support else [embeddings.main, embeddings.support]
+    leaves = embeddings.rows["image"] if not support else [embeddings.rows["image"], embeddings.rows["support"]]
     for leaf in [leaves] if not support else leaves:
         assert_same(loss, total, leaf)
 
@@ -157,9 +160,10 @@ def test_own_old_keys_are_excluded_unless_they_are_kept():
     for keep in (False, True):
         method = moco(bank=4, keep_own_keys=keep, denominator="bank")
         for _ in range(2):  # the second time the bank holds the keys of the same images
-            (contrast,) = method.contrasts(made_without_bank(method))
+            embeddings = made_without_bank(method)
+            (contrast,) = method.contrasts(embeddings)
             stats = fn.negative_stats(contrast, torch.tensor(0.1), fn.NoPairs(), fn.IGNORE)
-            method.after_step(CLOCK)
+            method.after_step(embeddings, CLOCK)
         counts.append(stats.count.tolist())
         held = method.bank.contents()
         assert held.row.tolist() == SAMPLE.tolist()
@@ -182,16 +186,16 @@ def test_keys_enter_after_the_step_image_by_image(symmetric):
     keys = 12 if symmetric else 8
     assert first.parts["bank"] == slice(keys, keys)
     before = first.candidates.z.clone()
-    method.after_step(CLOCK)
+    method.after_step(embeddings, CLOCK)
     held = method.bank.contents()
-    assert torch.equal(held.z, embeddings.keys.flatten(0, 1))
+    assert torch.equal(held.z, embeddings.rows["keys"].flatten(0, 1))
     assert held.sample.tolist() == SAMPLE.repeat_interleave(3 if symmetric else 2).tolist()
+    method.contrasts(embeddings)
     second = method.contrasts(embeddings)[0]
-    method.after_step(CLOCK)
+    method.after_step(embeddings, CLOCK)
     assert torch.equal(first.candidates.z, before), "what was compared is looked at after the step"
     assert len(second.candidates) == keys + len(held)
-    method.after_step(CLOCK)
-    assert int(method.bank.written) == 2 * len(held), "the keys of a step are stored once"
+    assert int(method.bank.written) == 2 * len(held), "comparing stores nothing"
 
 
 @pytest.mark.parametrize(
@@ -209,14 +213,14 @@ def test_the_bank_is_empty_at_first(detector, strategy):
     embeddings = made_without_bank(method, support=2)
     for objective in (fn.InfoNCE(), fn.OwnDenominators(), fn.Decoupled()):
         loss, judged = Criterion(detector, strategy, objective)(method.contrasts(embeddings), CLOCK)
-        (gradient,) = torch.autograd.grad(loss, embeddings.main)
+        (gradient,) = torch.autograd.grad(loss, embeddings.rows["image"])
         assert loss.isfinite() and gradient.isfinite().all() and int(judged[0][2].flagged.sum()) == 0
 
 
 def images(count=IMAGES, views=2, support=(), seed=4):
     draw = torch.Generator().manual_seed(seed)
     groups = [torch.randint(0, 256, (count, n, 3, 4, 4), generator=draw, dtype=torch.uint8) for n in (views, *support)]
-    return fn.Views(groups[0], tuple(groups[1:]), torch.arange(count))
+    return catalogue.batch(groups[0], tuple(groups[1:]), torch.arange(count))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -230,12 +234,14 @@ def test_queries_and_keys(symmetric, prediction):
     follower = method.momentum_network.network
     for b in range(IMAGES):
         for v in range(3) if symmetric else [0]:
-            query = method.head(method.encoder(batch.main[b, v][None]))
+            query = method.head(method.encoder(batch.streams["image"][b, v][None]))
             query = query if method.prediction is None else method.prediction(query)
-            torch.testing.assert_close(found.main[b, v], normalize(query, dim=-1)[0])
+            torch.testing.assert_close(found.rows["image"][b, v], normalize(query, dim=-1)[0])
         for place, v in enumerate(range(3) if symmetric else [1, 2]):
-            torch.testing.assert_close(found.keys[b, place], normalize(follower(batch.main[b, v][None]), dim=-1)[0])
-    assert found.main.requires_grad and not found.keys.requires_grad
+            torch.testing.assert_close(
+                found.rows["keys"][b, place], normalize(follower(batch.streams["image"][b, v][None]), dim=-1)[0]
+            )
+    assert found.rows["image"].requires_grad and not found.rows["keys"].requires_grad
 
 
 @pytest.mark.parametrize("from_main", [False, True])
@@ -252,7 +258,7 @@ def test_support_views(from_main, as_positives):
     found = method.encode(batch)
     main = [8, 12] * as_positives + [8, 12] * from_main
     assert passes(method) == [[4, *main], [4] + [8, 12] * (not from_main)]  # one pass for each group and network
-    crops = [torch.cat([group[b] for group in batch.support]) for b in range(IMAGES)]
+    crops = [torch.cat([group[b] for group in batch.sizes("support")]) for b in range(IMAGES)]
     networks = nn.Sequential(method.encoder, method.head), method.momentum_network.network
     by_main, by_momentum = (normalize(torch.stack([network(c) for c in crops]), dim=-1) for network in networks)
     contrasts = method.contrasts(found)
@@ -269,11 +275,11 @@ def test_support_views(from_main, as_positives):
         torch.testing.assert_close(contrasts[1].anchors.z.unflatten(0, (4, 5)), normalize(queries, dim=-1))
         assert contrasts[1].anchors.sample.tolist() == torch.arange(4).repeat_interleave(5).tolist()
         passes(method)
-    assert found.support.requires_grad == as_positives
+    assert found.rows["support"].requires_grad == as_positives
     passes(method)
     again = method.encode_again(batch)
     assert passes(method) == [[4, 8, 12] if as_positives else [4], []], "what has no gradient is not embedded again"
-    torch.testing.assert_close(again.main, found.main)
+    torch.testing.assert_close(again.rows["image"], found.rows["image"])
 
 
 def test_fnc_as_released_with_a_memory():
@@ -287,26 +293,28 @@ def test_fnc_as_released_with_a_memory():
     loss, judged = Criterion(fn.SupportSet(top_k=k, threshold=threshold), fn.ATTRACT, temperature=0.25)(
         method.contrasts(embeddings), CLOCK
     )
-    memory = [(b, v, embeddings.keys[b, v]) for b in range(IMAGES) for v in range(views)]
+    memory = [(b, v, embeddings.rows["keys"][b, v]) for b in range(IMAGES) for v in range(views)]
     memory += [(None, None, z) for z in old]
     total, flagged = 0, 0
     for b in range(IMAGES):
         scores = [
-            max(float(similarity(embeddings.keys[b, v], z)) for v in range(views)) if image != b else float("-inf")
+            max(float(similarity(embeddings.rows["keys"][b, v], z)) for v in range(views))
+            if image != b
+            else float("-inf")
             for image, _, z in memory
         ]
         best = sorted(range(len(memory)), key=lambda j: (-scores[j], j))[:k]
         false = [j for j in best if scores[j] > threshold]
         flagged += views * len(false)
         for v in range(views):
-            cosines = [similarity(embeddings.main[b, v], z) for _, _, z in memory]
+            cosines = [similarity(embeddings.rows["image"][b, v], z) for _, _, z in memory]
             own = memory.index(next(entry for entry in memory if entry[:2] == (b, v)))
             denominator = sum((s / 0.25).exp() for j, s in enumerate(cosines) if j != own)
             attracted = [j for j, (image, _, _) in enumerate(memory) if image == b and j != own] + false
             of_one = -sum(((cosines[j] / 0.25).exp() / denominator).log() for j in attracted) / len(attracted)
             total = total + of_one / IMAGES / views
     assert sum(int(stats.flagged.sum()) for _, _, stats in judged) == flagged > 0
-    assert_same(loss, total, embeddings.main)
+    assert_same(loss, total, embeddings.rows["image"])
 
 
 def test_the_released_form_has_no_further_support_views():
@@ -335,7 +343,7 @@ def test_keys_are_normalised_with_others_than_queries(groups):
     torch.manual_seed(0)
     method = fn.MoCo(Batchwise(), bank=9, head_layers=1, head_dim=DIM, shuffle_groups=groups).double()
     batch = images(count=12)
-    batch.main[:, :, 0, 0, 0] = torch.arange(12)[:, None]
+    batch.streams["image"][:, :, 0, 0, 0] = torch.arange(12)[:, None]
     own = method.momentum_network.network[0]
     torch.manual_seed(5)
     found = method.encode(batch)
@@ -345,15 +353,15 @@ def test_keys_are_normalised_with_others_than_queries(groups):
     assert (keys != queries) == (groups == 3)
     whole = copy.deepcopy(method.momentum_network.network)
     for group in keys:
-        expected = normalize(whole(batch.main[group, 1]), dim=-1)
-        torch.testing.assert_close(found.keys[group, 0].sort(0).values, expected.sort(0).values)
+        expected = normalize(whole(batch.streams["image"][group, 1]), dim=-1)
+        torch.testing.assert_close(found.rows["keys"][group, 0].sort(0).values, expected.sort(0).values)
     torch.manual_seed(6)
     method.encode(batch)
     assert groups < 3 or own.together[3:] != keys, "other groups in the next step"
     own.together.clear()
     method.eval()
     with torch.no_grad():
-        method.embed(batch.main[:, 1])
+        method.embed(batch.streams["image"][:, 1])
     assert own.together == [list(range(12))]
 
 
@@ -391,7 +399,7 @@ def test_momentum_weights_over_many_steps(cosine):
         with torch.no_grad():
             for parameter in (*method.encoder.parameters(), *method.head.parameters()):
                 parameter.add_(torch.randn(parameter.shape, generator=draw, dtype=torch.float64))
-        method.after_step(fn.Clock(step, 4, 2))
+        method.after_step(made_without_bank(method), fn.Clock(step, 4, 2))
         momentum = moco_loops.momentum_at(0.9, step, 8, cosine)
         main = [p.flatten().tolist() for p in (*method.encoder.parameters(), *method.head.parameters())]
         own = [
@@ -409,12 +417,12 @@ def test_batch_norm_of_the_momentum_network_is_its_own():
     method, batch = moco(norm=True, momentum=0.0), images()
     own, main = method.momentum_network.network[0].norm, method.encoder.norm
     torch.testing.assert_close(own.running_mean, main.running_mean)
-    expected = copy.deepcopy(method.momentum_network).train()(batch.main[:, 1])
+    expected = copy.deepcopy(method.momentum_network).train()(batch.streams["image"][:, 1])
     found = method.encode(batch)
-    torch.testing.assert_close(found.keys[:, 0], normalize(expected, dim=-1))
+    torch.testing.assert_close(found.rows["keys"][:, 0], normalize(expected, dim=-1))
     means = own.running_mean.clone(), main.running_mean.clone()
     assert not torch.equal(*means) and int(own.num_batches_tracked) == int(main.num_batches_tracked) == 1
-    method.after_step(CLOCK)
+    method.after_step(found, CLOCK)
     assert torch.equal(own.running_mean, means[0]) and torch.equal(own.weight, main.weight)
 
 
@@ -447,7 +455,7 @@ def test_what_is_embedded_is_seen_by_the_momentum_network():
     with torch.no_grad():
         method.head[0].weight.add_(0.1)
         method.momentum_network.network[0].norm.running_mean.add_(0.3)
-    batch = images().main[:, 0]
+    batch = images().streams["image"][:, 0]
     with evaluation_mode(method):
         found = method.embed(batch)
         expected = method.momentum_network.network(batch)
@@ -457,8 +465,7 @@ def test_what_is_embedded_is_seen_by_the_momentum_network():
 
 def test_weights_to_start_from():
     method = moco(norm=True, bank=9)
-    method.contrasts(made(method))
-    method.after_step(CLOCK)
+    method.after_step(made(method), CLOCK)
     with torch.no_grad():
         method.head[0].weight.add_(0.1)
         method.encoder.norm.running_mean.add_(0.3)
@@ -510,11 +517,11 @@ def test_images_that_are_nobody_are_not_their_own_negatives(symmetric, bank):
         embeddings = made(method) if not bank else None
         if embeddings is None:
             queries, keys = (2, 2) if symmetric else (1, 1)
-            embeddings = fn.Embeddings(
+            embeddings = catalogue.embeddings(
                 catalogue.unit(4, queries, DIM, seed=1), None, SAMPLE, catalogue.unit(4, keys, DIM, seed=2)
             )
         for step in range(2):
-            now = replace(embeddings, sample=sample + 4 * step if sample[0] > 0 else sample)
+            now = fn.Embeddings(sample + 4 * step if sample[0] > 0 else sample, embeddings.rows)
             losses.append(Criterion()(method.contrasts(now), CLOCK)[0])
-            method.after_step(CLOCK)
+            method.after_step(now, CLOCK)
     assert losses[:2] == losses[2:]

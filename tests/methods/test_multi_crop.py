@@ -1,5 +1,6 @@
 """Small crops as support set and positives, and FNC as it was released, against plain loops."""
 
+import catalogue
 import pytest
 import torch
 from reference import fnc_loops
@@ -65,7 +66,7 @@ def test_crops_are_support_set_and_positives(encoder, groups):
     method = method_of(encoder, support_as_positives=True)
     main = pictures(4, 2, 8, seed=1)
     crops = tuple(pictures(4, number, size, seed=size) for number, size in groups)
-    views = fn.Views(main, crops, torch.arange(4))
+    views = catalogue.batch(main, crops, torch.arange(4))
     losses, contrast, _ = losses_of(method, views, fn.SupportSet(top_k=2))
 
     def embedding(image):
@@ -82,9 +83,9 @@ def test_crops_are_support_set_and_positives(encoder, groups):
 
 
 def test_crops_that_only_detect_have_no_gradient(encoder):
-    views = fn.Views(pictures(4, 2, 8, 1), (pictures(4, 2, 6, 2), pictures(4, 1, 4, 3)), torch.arange(4))
+    views = catalogue.batch(pictures(4, 2, 8, 1), (pictures(4, 2, 6, 2), pictures(4, 1, 4, 3)), torch.arange(4))
     embeddings = method_of(encoder).encode(views)
-    assert embeddings.support.shape == (4, 3, 8) and not embeddings.support.requires_grad
+    assert embeddings.rows["support"].shape == (4, 3, 8) and not embeddings.rows["support"].requires_grad
 
 
 @pytest.mark.parametrize("number", [2, 5])
@@ -92,9 +93,9 @@ def test_crops_that_only_detect_have_no_gradient(encoder):
 def test_fnc_as_released(encoder, number, k, threshold):
     """All views are anchors, support set and positives; siblings and flagged rows stay in the denominator."""
     method = method_of(encoder, views=number, support_from_views=True)
-    views = fn.Views(pictures(5, number, 8, seed=4), (), torch.arange(5))
+    views = catalogue.batch(pictures(5, number, 8, seed=4), (), torch.arange(5))
     losses, contrast, rule = losses_of(method, views, fn.SupportSet(top_k=k, threshold=threshold))
-    expected, flagged = fnc_loops.released(method.encode(views).main, TAU, k, threshold)
+    expected, flagged = fnc_loops.released(method.encode(views).rows["image"], TAU, k, threshold)
     rows = slice(0, 5 * number)
     sim = contrast.anchors.z.detach() @ contrast.candidates.z.detach().T
     found = masks(contrast, rule, rows, rows, sim)[1].unflatten(0, (5, number))
@@ -108,9 +109,9 @@ def test_fnc_as_released(encoder, number, k, threshold):
 def test_the_released_form_differs_from_a_set_for_each_anchor(encoder):
     """The comparison above can fail."""
     method = method_of(encoder, views=4)
-    views = fn.Views(pictures(5, 4, 8, seed=4), (), torch.arange(5))
+    views = catalogue.batch(pictures(5, 4, 8, seed=4), (), torch.arange(5))
     losses, *_ = losses_of(method, views, fn.SupportSet(top_k=3, space=None))
-    expected, _ = fnc_loops.released(method.encode(views).main, TAU, 3, -1.0)
+    expected, _ = fnc_loops.released(method.encode(views).rows["image"], TAU, 3, -1.0)
     assert not torch.allclose(losses, torch.stack(expected))
 
 
@@ -118,7 +119,7 @@ def test_the_released_form_encodes_the_main_views_only(encoder):
     calls = []
     encoder.register_forward_hook(lambda *_: calls.append(1))
     method = method_of(encoder, views=4, support_from_views=True)
-    losses_of(method, fn.Views(pictures(3, 4, 8, 1), (), torch.arange(3)), fn.SupportSet(top_k=2))
+    losses_of(method, catalogue.batch(pictures(3, 4, 8, 1), (), torch.arange(3)), fn.SupportSet(top_k=2))
     assert len(calls) == 1
 
 
@@ -140,6 +141,6 @@ def test_the_released_form_encodes_the_main_views_only(encoder):
 )
 def test_contradictions(encoder, options, support, sentence):
     method = method_of(encoder, **options)
-    views = fn.Views(pictures(3, 2, 8, 1), tuple(pictures(3, n, 8, 2) for n in support), torch.arange(3))
+    views = catalogue.batch(pictures(3, 2, 8, 1), tuple(pictures(3, n, 8, 2) for n in support), torch.arange(3))
     with pytest.raises(fn.UserError, match=sentence):
         method.contrasts(method.encode(views))

@@ -1,3 +1,4 @@
+import catalogue
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
@@ -14,7 +15,7 @@ def views_of(images, views, support):
     draw = torch.Generator().manual_seed(2)
     main = torch.randint(0, 256, (images, views, 3, 8, 8), generator=draw, dtype=torch.uint8)
     further = torch.randint(0, 256, (images, support, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    return fn.Views(main, (further,) if support else (), torch.arange(10, 10 + images))
+    return catalogue.batch(main, (further,) if support else (), torch.arange(10, 10 + images))
 
 
 @pytest.mark.parametrize("views", [2, 3])
@@ -27,7 +28,9 @@ def test_every_view_is_an_anchor_and_all_its_pairs_are_positives(encoder, views)
     for b in range(4):
         for v in range(views):
             expected = [
-                cosine_similarity(embeddings.main[b, v], embeddings.main[b, w], dim=0) for w in range(views) if w != v
+                cosine_similarity(embeddings.rows["image"][b, v], embeddings.rows["image"][b, w], dim=0)
+                for w in range(views)
+                if w != v
             ]
             torch.testing.assert_close(contrast.positives[b * views + v], torch.stack(expected))
     stats = fn.negative_stats(contrast, torch.tensor(0.1), fn.NoPairs(), fn.IGNORE)
@@ -47,9 +50,9 @@ def test_support_views_as_positives_carry_gradient(encoder):
     method = fn.SimCLR(encoder, support_views=3, support_as_positives=True, head_dim=16)
     embeddings = method.encode(views_of(4, 2, 3))
     (contrast,) = method.contrasts(embeddings)
-    assert embeddings.support.requires_grad and contrast.positives.shape == (8, 4)
+    assert embeddings.rows["support"].requires_grad and contrast.positives.shape == (8, 4)
     assert not contrast.spaces["support"].queries.requires_grad  # detection never has a gradient
-    expected = (embeddings.main[1, 0] * embeddings.support[1, 2]).sum()
+    expected = (embeddings.rows["image"][1, 0] * embeddings.rows["support"][1, 2]).sum()
     torch.testing.assert_close(contrast.positives[2, 3], expected)
 
 
@@ -58,14 +61,15 @@ def test_pieces_put_together_are_the_batch(encoder):
     batch = views_of(5, 2, 2)
     whole = method.encode(batch)
     pieces = fn.Embeddings.cat([method.encode(batch[:2]), method.encode(batch[2:])])
-    for name in ("main", "support", "sample"):
-        torch.testing.assert_close(getattr(pieces, name), getattr(whole, name))
+    assert torch.equal(pieces.index, whole.index) and pieces.rows.keys() == {"image", "support"}
+    for name in pieces.rows:
+        torch.testing.assert_close(pieces.rows[name], whole.rows[name])
 
 
 def test_embeddings_are_unit_rows_in_float32_under_autocast(encoder):
     method = fn.SimCLR(encoder, head_dim=16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        main = method.encode(views_of(4, 2, 0)).main
+        main = method.encode(views_of(4, 2, 0)).rows["image"]
     assert main.dtype == torch.float32
     torch.testing.assert_close(main.norm(dim=-1), torch.ones(4, 2))
 

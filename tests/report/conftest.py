@@ -17,8 +17,8 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from falseneg.train.per_sample import summary, write_arrays, write_clusters
-from falseneg.train.true_quantiles import Checked
+from falseneg.train.observers.per_sample import summary, write_arrays, write_clusters
+from falseneg.train.observers.true_quantiles import Checked
 
 STRATEGIES = {
     "none": (0.0, 1.0),

@@ -12,7 +12,7 @@ from falseneg.report.clusters import cluster_charts, cluster_gallery, levels_of,
 from falseneg.report.read import RunRecord, read_run
 from falseneg.report.svg import percent
 from falseneg.report.thresholds import scatters, spread_charts, variant_charts
-from falseneg.train.per_sample import summary
+from falseneg.train.observers.per_sample import summary
 
 
 @pytest.fixture(scope="module")

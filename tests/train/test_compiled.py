@@ -1,6 +1,7 @@
 import copy
 import signal
 
+import catalogue
 import pytest
 import torch
 from train.parts import tiny_encoder, tiny_run, untimed, weights
@@ -89,13 +90,13 @@ def test_a_momentum_network_is_compiled_too_and_copies_are_not(seen):
     names = list(method.state_dict())
     compile_networks(method)
     copied = copy.deepcopy(method)
-    views = fn.Views(torch.zeros(4, 2, 3, 8, 8, dtype=torch.uint8), (), torch.arange(4))
+    views = catalogue.batch(torch.zeros(4, 2, 3, 8, 8, dtype=torch.uint8), (), torch.arange(4))
     expected = copied.eval().encode(views)
     assert not seen
     found = method.eval().encode(views)
     assert len(seen) == 2, "queries and keys"
-    torch.testing.assert_close(found.main, expected.main)
-    torch.testing.assert_close(found.keys, expected.keys)
+    torch.testing.assert_close(found.rows["image"], expected.rows["image"])
+    torch.testing.assert_close(found.rows["keys"], expected.rows["keys"])
     assert list(method.state_dict()) == list(copied.state_dict()) == names
 
 

@@ -1,16 +1,16 @@
+import catalogue
 import pytest
 import torch
 from train.parts import tiny_encoder
 
 import falseneg as fn
-from falseneg.methods.base import Views
 from falseneg.train.estimate import PASSING, estimate
 
 
 def views_of(images, size=8, support=0):
     main = torch.randint(0, 256, (images, 2, 3, size, size), dtype=torch.uint8)
     further = torch.randint(0, 256, (images, support, 3, size, size), dtype=torch.uint8)
-    return Views(main, (further,) if support else (), torch.arange(images))
+    return catalogue.batch(main, (further,) if support else (), torch.arange(images))
 
 
 def test_nothing_is_changed():
@@ -63,5 +63,5 @@ def test_memory_is_what_a_step_keeps():
         method.encode(views)
     kept = sum(storage.nbytes() for storage in seen.values())
     weights = sum(parameter.nbytes for parameter in method.parameters())
-    found = estimate(method, views_of(8), 64, 1).memory - 4 * weights - views.main.nbytes
+    found = estimate(method, views_of(8), 64, 1).memory - 4 * weights - views.streams["image"].nbytes
     assert found == pytest.approx(PASSING * kept, rel=0.1)

@@ -1,6 +1,7 @@
 import copy
 from itertools import pairwise
 
+import catalogue
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -8,7 +9,6 @@ from train.parts import tiny_encoder
 
 import falseneg as fn
 from falseneg.losses import Criterion
-from falseneg.methods.base import Embeddings, Views
 from falseneg.train.gradient_cache import GradientCache, frozen_statistics
 from falseneg.train.optimisers import SGD
 from falseneg.train.step import Encoding, Learner, training_step
@@ -37,7 +37,7 @@ def views_of(images=7, views=2, support=0, seed=3):
     draw = torch.Generator().manual_seed(seed)
     main = torch.randint(0, 256, (images, views, 3, 8, 8), generator=draw, dtype=torch.uint8)
     further = torch.randint(0, 256, (images, support, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    return Views(main, (further,) if support else (), torch.arange(images))
+    return catalogue.batch(main, (further,) if support else (), torch.arange(images))
 
 
 def gradients(learner):
@@ -49,7 +49,7 @@ def plain_pieces(learner, views, pieces):
     """The reference: encode piece by piece with the graph kept, one loss, one backward pass."""
     bounds = [len(views) * i // pieces for i in range(pieces + 1)]
     parts = [learner.encode(views[slice(*ends)]) for ends in pairwise(bounds)]
-    loss, _ = learner.criterion(learner.method.contrasts(Embeddings.cat(parts)), CLOCK)
+    loss, _ = learner.criterion(learner.method.contrasts(fn.Embeddings.cat(parts)), CLOCK)
     loss.backward()
     return float(loss.detach())
 
@@ -122,10 +122,10 @@ def test_statistics_are_put_back_as_they_were():
 def test_support_views_that_only_detect_are_encoded_once(monkeypatch):
     learner, views = learner_of(support_views=2), views_of(support=2)
     seen = []
-    encode = learner.method.encode
-    monkeypatch.setattr(learner.method, "encode", lambda piece: seen.append(bool(piece.support)) or encode(piece))
+    embed = learner.method._embed
+    monkeypatch.setattr(learner.method, "_embed", lambda images: seen.append(images.shape[1:2]) or embed(images))
     training_step(learner, views, CLOCK, 3)
-    assert seen == [True] * 3 + [False] * 3
+    assert seen == [(2,), (2,)] * 3 + [(2,)] * 3
 
 
 def test_detector_runs_once_a_step():

@@ -10,7 +10,6 @@ from lightning_fabric import Fabric
 
 import falseneg as fn
 from falseneg.losses import Criterion
-from falseneg.methods.base import Embeddings
 from falseneg.methods.simclr import contrast_views
 from falseneg.train.metrics import FILE, Meter, Metrics, further_loggers, read_metrics
 
@@ -20,7 +19,7 @@ CLOCK = fn.Clock(0, 1, 1)
 def judged(seed, detector=None):
     draw = torch.Generator().manual_seed(seed)
     z = torch.nn.functional.normalize(torch.randn(6, 2, 4, generator=draw), dim=-1)
-    contrast = contrast_views(Embeddings(z, None, torch.arange(6)))
+    contrast = contrast_views(catalogue.embeddings(z, None, torch.arange(6)))
     return Criterion(detector or fn.BatchQuantile(0.3))([contrast], CLOCK)[1]
 
 

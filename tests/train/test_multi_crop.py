@@ -3,6 +3,7 @@
 import re
 import signal
 
+import catalogue
 import pytest
 import torch
 from train.parts import assert_same_weights, digits, tiny_encoder, tiny_run, untimed
@@ -11,10 +12,9 @@ from train.test_resume import StopAt
 
 import falseneg as fn
 from falseneg.data import Augmentation, Crops
-from falseneg.methods.base import Views
 from falseneg.train import fit
 from falseneg.train.estimate import PASSING, estimate
-from falseneg.train.prepare import prepare, settings
+from falseneg.train.plan import make_plan, settings
 from falseneg.train.step import training_step
 
 CROPS = [Crops(2, 6, (0.1, 0.4)), Crops(3, 4, (0.05, 0.14))]
@@ -33,7 +33,7 @@ def views_of(images=7, groups=((2, 6), (3, 4)), seed=3):
     def pictures(number, size):
         return torch.randint(0, 256, (images, number, 3, size, size), generator=draw, dtype=torch.uint8)
 
-    return Views(pictures(2, 8), tuple(pictures(*group) for group in groups), torch.arange(images))
+    return catalogue.batch(pictures(2, 8), tuple(pictures(*group) for group in groups), torch.arange(images))
 
 
 def moco(seed=0, **options):
@@ -123,7 +123,7 @@ def test_the_estimate_counts_crops_of_every_size():
     views = views_of(64)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         method.encode(views)
-    own = 4 * sum(p.nbytes for p in method.parameters()) + views.main.nbytes + sum(g.nbytes for g in views.support)
+    own = 4 * sum(p.nbytes for p in method.parameters()) + sum(stream.nbytes for stream in views.streams.values())
     found = estimate(method, views[:8], 64, 1).memory - own
     assert found == pytest.approx(PASSING * sum(storage.nbytes() for storage in kept.values()), rel=0.1)
 
@@ -131,9 +131,10 @@ def test_the_estimate_counts_crops_of_every_size():
 def test_the_crops_are_the_methods_support_views():
     run = crop_run()
     run.check()
-    assert run.method.support_views == 5
-    assert crop_run(method=fn.SimCLR(tiny_encoder(), support_views=5)).method.support_views == 5
-    assert crop_run([], method=fn.SimCLR(tiny_encoder(), support_views=2)).method.support_views == 2
+    assert run.streams == {"image": 2, "support": 5}
+    assert run.method.streams == {"image": 2}, "the method that was given is left as it was"
+    assert crop_run(method=fn.SimCLR(tiny_encoder(), support_views=5)).streams["support"] == 5
+    assert crop_run([], method=fn.SimCLR(tiny_encoder(), support_views=2)).streams["support"] == 2
 
 
 @pytest.mark.parametrize(
@@ -178,15 +179,14 @@ def test_an_encoder_that_cannot_see_such_crops(tmp_path):
         fit(run, tmp_path / "run")
     encoder = tiny_encoder()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    prepare(crop_run(method=fn.SimCLR(encoder)), False, True, print)
+    make_plan(crop_run(method=fn.SimCLR(encoder)), False, True, print)
     assert encoder.training and all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
 def test_settings_name_the_crops():
     run = crop_run()
     run.check()
-    described = settings(run, prepare(run, False, True, print), 1)
-    assert described["multi_crop"] == "[(2, 6, 0.1, 0.4), (3, 4, 0.05, 0.14)]"
-    assert described["method.support_views"] == "5"
+    described = settings(run, make_plan(run, False, True, print), 1)
+    assert described["multi_crop"] == str(run.multi_crop)
     run = tiny_run()
-    assert "multi_crop" not in settings(run, prepare(run, False, True, print), 1)
+    assert settings(run, make_plan(run, False, True, print), 1)["multi_crop"] == "None"

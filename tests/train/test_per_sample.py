@@ -10,9 +10,10 @@ from train.test_resume import StopAt
 
 import falseneg as fn
 from falseneg.evaluation import group_figures
-from falseneg.train import fit, per_sample
+from falseneg.train import fit
 from falseneg.train.metrics import read_metrics
-from falseneg.train.per_sample import learned_thresholds, shown_groups, summary, write_arrays, write_clusters
+from falseneg.train.observers import per_sample
+from falseneg.train.observers.per_sample import learned_thresholds, shown_groups, summary, write_arrays, write_clusters
 
 CLOCK = fn.Clock(0, 1, 1)
 

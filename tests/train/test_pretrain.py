@@ -226,7 +226,7 @@ def test_a_test_folder_that_lacks_a_class_is_numbered_as_the_training_folder(tmp
     from PIL import Image
 
     from falseneg.data import Folder
-    from falseneg.train.prepare import prepare
+    from falseneg.train.plan import make_plan
 
     for split, classes in (("train", "abc"), ("test", "bc")):
         for name in classes:
@@ -234,5 +234,5 @@ def test_a_test_folder_that_lacks_a_class_is_numbered_as_the_training_folder(tmp
             for number in range(4):
                 Image.new("RGB", (8, 8), (number * 40, 0, ord(name))).save(tmp_path / split / name / f"{number}.png")
     run = tiny_run(data=Folder(tmp_path / "train"), test=Folder(tmp_path / "test"), batch_size=4)
-    prepared = prepare(run, gpu=False, resumed=False, say=lambda _: None)
+    prepared = make_plan(run, gpu=False, resumed=False, say=lambda _: None)
     assert prepared.test.labels.tolist() == [1] * 4 + [2] * 4

@@ -1,5 +1,6 @@
 import json
 
+import catalogue
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -8,10 +9,11 @@ from train.parts import digits
 
 import falseneg as fn
 from falseneg.losses import Criterion
-from falseneg.methods.base import Embeddings
 from falseneg.methods.simclr import contrast_views
-from falseneg.train import record
-from falseneg.train.record import Recorder, gallery_rows, recorded_epochs, thumbnail, write_thumbnails
+from falseneg.train import thumbnails
+from falseneg.train.observers import flagged_pairs
+from falseneg.train.observers.flagged_pairs import FlaggedPairs, recorded_epochs
+from falseneg.train.thumbnails import gallery_rows, thumbnail, write_thumbnails
 
 CLOCK = fn.Clock(0, 1, 1)
 
@@ -19,12 +21,12 @@ CLOCK = fn.Clock(0, 1, 1)
 def judged(sample, seed=0, detector=None):
     draw = torch.Generator().manual_seed(seed)
     z = torch.nn.functional.normalize(torch.randn(len(sample), 2, 4, generator=draw), dim=-1)
-    contrast = contrast_views(Embeddings(z, None, torch.as_tensor(sample)))
+    contrast = contrast_views(catalogue.embeddings(z, None, torch.as_tensor(sample)))
     return Criterion(detector or fn.FixedThreshold(0.6))([contrast], CLOCK)[1]
 
 
 def recorder_of(folder, labels=None, rows=12):
-    return Recorder(folder, labels, rows, 2, 0, torch.device("cpu"))
+    return FlaggedPairs(folder, labels, rows, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ def test_an_early_a_middle_and_the_last_epoch(epochs, expected):
 def test_pairs_are_images_with_their_best_score(tmp_path):
     recorder, step = recorder_of(tmp_path), judged([3, 5, 7, 9, 11])
     recorder.add(step)
-    recorder.end_epoch(4)
+    recorder.write(4)
     contrast = step[0][0]
     sim = contrast.anchors.z @ contrast.candidates.z.T
     others = contrast.anchors.sample[:, None] != contrast.candidates.sample
@@ -56,27 +58,27 @@ def test_pairs_are_images_with_their_best_score(tmp_path):
 
 
 def test_only_watched_anchors_are_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "WATCHED", 2)
+    monkeypatch.setattr(flagged_pairs, "WATCHED", 2)
     recorder = recorder_of(tmp_path)
     watched = recorder.watched.nonzero().flatten().tolist()
     recorder.add(judged(range(12), detector=fn.FixedThreshold(-1.0)))
-    recorder.end_epoch(1)
+    recorder.write(1)
     table = pq.read_table(tmp_path / "flagged.parquet").to_pydict()
     assert sorted(set(table["anchor"])) == watched and len(set(table["candidate"])) == 12
 
 
 def test_the_number_of_pairs_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "MOST_PAIRS", 20)
+    monkeypatch.setattr(flagged_pairs, "MOST_PAIRS", 20)
     recorder = recorder_of(tmp_path)
     for seed in range(2):
         recorder.add(judged(range(12), seed, fn.FixedThreshold(-1.0)))
-    recorder.end_epoch(1)
+    recorder.write(1)
     assert 0 < pq.read_table(tmp_path / "flagged.parquet").num_rows <= 20
 
 
 def test_the_number_of_histograms_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "MOST_HISTOGRAMS", 2)
-    recorder = Recorder(tmp_path, None, 12, 5, 0, torch.device("cpu"))
+    monkeypatch.setattr(flagged_pairs, "MOST_HISTOGRAMS", 2)
+    recorder = FlaggedPairs(tmp_path, None, 12, 5, 0)
     for seed in range(5):
         recorder.add(judged(range(12), seed))
     # Steps 0 and 3 of 5, each of 24 views with 22 negatives.
@@ -87,7 +89,7 @@ def test_labels_say_which_are_correct(tmp_path):
     labels = torch.tensor([0, 0, 1, -1])
     recorder = recorder_of(tmp_path, labels, 4)
     recorder.add(judged(range(4), detector=fn.FixedThreshold(-1.0)))
-    recorder.end_epoch(1)
+    recorder.write(1)
     table = pq.read_table(tmp_path / "flagged.parquet").to_pydict()
     pairs = zip(table["anchor"], table["candidate"], table["correct"], strict=True)
     correct = [(anchor, candidate) for anchor, candidate, right in pairs if right]
@@ -102,12 +104,12 @@ def test_interrupted_and_repeated_epochs(tmp_path):
             for step in (0, 1):
                 recorder.add(judged(range(12), 10 * epoch + step))
                 if interrupt and (epoch, step) == (3, 0):
-                    torch.save(recorder.state(), folder / "state")
+                    torch.save(recorder.state(None), folder / "state")
                     recorder.add(judged(range(12), 99))
-                    recorder.end_epoch(3)  # killed after this, and before the next checkpoint
+                    recorder.write(3)  # killed after this, and before the next checkpoint
                     recorder = recorder_of(folder)
-                    recorder.load_state(torch.load(folder / "state", weights_only=True))
-            recorder.end_epoch(epoch)
+                    recorder.load_state(None, torch.load(folder / "state", weights_only=True))
+            recorder.write(epoch)
         return pq.read_table(folder / "flagged.parquet"), json.loads((folder / "similarities.json").read_text())
 
     plain, interrupted = record_all(tmp_path / "a", False), record_all(tmp_path / "b", True)
@@ -118,7 +120,7 @@ def test_interrupted_and_repeated_epochs(tmp_path):
 def test_the_state_is_not_changed_by_what_follows(tmp_path):
     recorder = recorder_of(tmp_path)
     recorder.add(judged(range(12), 1))
-    state = recorder.state()
+    state = recorder.state(None)
     kept = {key: value.clone() for key, value in state["histogram"].items()}
     recorder.add(judged(range(12), 2))
     assert len(state["pairs"]) == 1
@@ -131,7 +133,7 @@ def test_gallery_prefers_anchors_that_are_flagged_for_at_every_epoch():
     assert gallery_rows(columns) == [1, 2, 4, 5, *range(32, 40)]
     many = {key: list(range(100)) for key in ("anchor", "candidate", "score")} | {"epoch": [1] * 100}
     spread = gallery_rows(many)
-    assert len(spread) == record.ANCHORS and spread[-1] >= 90  # over the whole data set, not its first class alone
+    assert len(spread) == thumbnails.ANCHORS and spread[-1] >= 90  # over the whole data set, not its first class alone
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (70, 200), (300, 40), (1, 5)])
@@ -146,7 +148,7 @@ def test_thumbnails(shape):
 def test_without_any_flagged_pair(tmp_path):
     recorder = recorder_of(tmp_path)
     recorder.add(judged(range(12), detector=fn.NoDetection()))
-    recorder.end_epoch(1)
+    recorder.write(1)
     write_thumbnails(tmp_path, digits(12))
     thumbnails = np.load(tmp_path / "thumbnails.npz")
     assert pq.read_table(tmp_path / "flagged.parquet").num_rows == 0

@@ -17,7 +17,9 @@ def test_everything_happens_once_and_in_order(monkeypatch, pieces):
 
     learner.criterion.temperature = Noting(0.2)
     monkeypatch.setattr(
-        learner.method, "after_step", lambda clock: calls.append(("after_step", not torch.equal(conv, before)))
+        learner.method,
+        "after_step",
+        lambda embeddings, clock: calls.append(("after_step", not torch.equal(conv, before))),
     )
     before = conv.detach().clone()
     loss, judged = training_step(learner, views_of(support=1), CLOCK, pieces)

@@ -13,10 +13,11 @@ from train.two_checks import checked_run
 
 import falseneg as fn
 from falseneg.data import Augmentation, collate
-from falseneg.train import fit, per_sample, true_quantiles
+from falseneg.train import fit
 from falseneg.train.metrics import read_metrics
-from falseneg.train.prepare import views_of
-from falseneg.train.true_quantiles import Checked, Threshold, check_thresholds
+from falseneg.train.observers import per_sample, true_quantiles
+from falseneg.train.observers.true_quantiles import Checked, Threshold, check_thresholds
+from falseneg.train.plan import views_of
 
 
 def smooth_encoder():
@@ -41,17 +42,17 @@ def while_training(monkeypatch, folder, look, **options):
 
 def by_loops(training, epoch, alpha, values, in_space):
     """The quantile and the share of each image, one pair of views at a time."""
-    views = views_of(training.run, training.data)
+    views = views_of(training.run, training.plan)
     with torch.no_grad():
-        samples = [collate([views[epoch, row]]) for row in range(len(training.data.train))]
+        samples = [collate([views[epoch, row]]) for row in range(len(training.plan.train))]
         images = [training.learner.method.encode(sample) for sample in samples]
     expected = {}
     for row, image in enumerate(images):
         scores = [
-            max(float(query @ candidate) for query in image.support[0]) if in_space else float(view @ candidate)
-            for view in image.main[0]
+            max(float(query @ candidate) for query in image.rows["support"][0]) if in_space else float(view @ candidate)
+            for view in image.rows["image"][0]
             for other in images
-            for candidate in (other.main if other.keys is None else other.keys)[0]
+            for candidate in other.rows.get("keys", other.rows["image"])[0]
             if other is not image
         ]
         quantile = sorted(scores, reverse=True)[math.ceil(alpha * len(scores)) - 1]

@@ -15,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from train.parts import Unlabelled, digits, tiny_encoder, tiny_run
 
 import falseneg as fn
-from falseneg.train import fit
-from falseneg.train.loop import Training
+from falseneg.train import fit, loop
 
 SOURCE = str(Path(fn.__file__).parent)
 NUMBERS_TO_THE_HOST = ("_local_scalar_dense", "equal")
@@ -87,22 +86,22 @@ def note(found):
 @pytest.fixture
 def waits(monkeypatch, tmp_path):
     """Trains up to `INSIDE`, and gives for each step, from 0, where it waited."""
-    plain_step, plain_after = Training._step, Training._after_step
+    plain_step, plain_after = loop.step, loop.after_step
     of_steps = []
 
-    def step(self, views):
+    def step(session, batch):
         of_steps.append(Counter())
         with Calls(of_steps[-1]), Operations(of_steps[-1]):
-            return plain_step(self, views)
+            return plain_step(session, batch)
 
-    def after(self, *what):
+    def after(*what):
         with Calls(of_steps[-1]), Operations(of_steps[-1]):
-            plain_after(self, *what)
+            plain_after(*what)
         if len(of_steps) > INSIDE:
             raise Enough
 
-    monkeypatch.setattr(Training, "_step", step)
-    monkeypatch.setattr(Training, "_after_step", after)
+    monkeypatch.setattr(loop, "step", step)
+    monkeypatch.setattr(loop, "after_step", after)
 
     def train(**options):
         # Of 5 epochs the second and the fourth are not recorded.

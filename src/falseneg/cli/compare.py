@@ -11,9 +11,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from falseneg.cli.configuration import (
-    INCIDENTAL,
     Configuration,
-    available_cores,
     build,
     check,
     look,
@@ -35,8 +33,9 @@ from falseneg.compare.variants import BY_DEFAULT, NAMES, Overrides, changed, nam
 from falseneg.data import ImageSet, inspect
 from falseneg.errors import UserError
 from falseneg.foreign.text import read_yaml
-from falseneg.train.defaults import Circumstances
-from falseneg.train.prepare import LOOKED_AT
+from falseneg.train.defaults import Circumstances, available_cores
+from falseneg.train.plan import LOOKED_AT
+from falseneg.train.run import INCIDENTAL
 
 ABOUT = (
     "Train variants that differ only in how they treat false negatives, with several seeds, and compare them. Without "

@@ -6,7 +6,6 @@ A configuration is a plain mapping, as it stands in a YAML file; a class in it i
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
@@ -20,13 +19,10 @@ from falseneg.cli.trusting import constructor_defaults, imported
 from falseneg.data import ImageSet, as_image_set
 from falseneg.errors import UserError
 from falseneg.strategy import Strategy
-from falseneg.train.defaults import Circumstances, complete, typical_side
+from falseneg.train.defaults import Circumstances, available_cores, complete, typical_side
 from falseneg.train.run import Run, check_batch_size, check_seed
 
 Configuration = dict[str, Any]
-
-INCIDENTAL = ("workers", "log_every", "loggers", "checkpoint_every", "keep_every", "compile_encoder")
-"""Settings that a run may change when it is continued, because no weight depends on them, but for rounding."""
 
 NO_TEXT = "Unable to serialize instance"
 """What the parser writes for an object that no text stands for: only the default of an option can be one."""
@@ -129,11 +125,6 @@ def to_yaml(configuration: Mapping[str, Any]) -> str:
 def uses_gpu(configuration: Mapping[str, Any]) -> bool:
     """Whether the run will find an accelerator and may use it."""
     return configuration["accelerator"] != "cpu" and torch.accelerator.is_available()
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _part(name: str, configuration: Mapping[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from falseneg.evaluation.few_label import few_label_name
 from falseneg.files import write_bytes
 from falseneg.methods import SimCLR
 from falseneg.models import Encoder
-from falseneg.train.prepare import prepare
+from falseneg.train.plan import make_plan
 from falseneg.train.run import Run
 
 ABOUT = (
@@ -78,7 +78,7 @@ def _measure(run: Run) -> dict[str, Any]:
     """The figures of a run's encoder, and what they were measured on."""
     run.check()
     gpu = uses_gpu({"accelerator": run.accelerator})
-    prepared = prepare(run, gpu, resumed=True, say=lambda _: None)
+    prepared = make_plan(run, gpu, resumed=True, say=lambda _: None)
     if prepared.test is None:
         raise UserError(
             "accuracy needs labelled images to learn from and to measure on; give them as --data and --test"

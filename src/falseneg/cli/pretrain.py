@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from falseneg.cli.configuration import INCIDENTAL, Configuration, build, resolve, run_settings, to_yaml, with_weights
+from falseneg.cli.configuration import Configuration, build, resolve, run_settings, to_yaml, with_weights
 from falseneg.cli.parser import CONFIG, Parser, run_parser
 from falseneg.cli.trusting import trusted
 from falseneg.errors import UserError
+from falseneg.train.run import INCIDENTAL
 
 ABOUT = (
     "Train an encoder on images. Settings that are null suit themselves to the data; all are written to DIR/config.yaml, "

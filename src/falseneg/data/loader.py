@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from falseneg.batch import Batch
 from falseneg.data.image_set import ImageSet
 from falseneg.data.views import Augmentation, kernels, view_generator_seed
 from falseneg.errors import UserError
-from falseneg.methods.base import Views
 
 T = TypeVar("T")
 _ORDER = -1  # the "row" of the seed that shuffles an epoch
+_APART = 2**20  # the "views" between the seeds of two streams
 _READING = 2**32  # the "view" of the seed under which an image is read
 _READ_AHEAD = 2**21  # bytes of images that are held before their views are made
 _DEAD_WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
@@ -33,43 +35,32 @@ class ViewSample(NamedTuple):
     """The views of one image.
 
     Attributes:
-        main: (V, 3, H, W) uint8.
-        support: groups of one size each, (S', 3, H', W') uint8; () for none.
         row: the data-set row.
+        streams: (V, 3, H, W) uint8 each, as in a `Batch`.
     """
 
-    main: Tensor
-    support: tuple[Tensor, ...]
     row: int
+    streams: dict[str, Tensor]
 
 
 class ViewSet(Dataset[ViewSample]):
     """The views of every image in every epoch. Each image is decoded once, however many views are made of it.
 
-    A view depends on (seed, epoch, row, number of the view) and on nothing else.
+    A view depends on (seed, epoch, row, place of its stream, number of the view) and on nothing else.
 
     Args:
         image_set: the images.
-        augmentation: makes a random view (3, H, W) of an image; draws from torch's global generator, which is left as
-            it was found.
-        views: V, main views of each image.
+        streams: what is made of an image, by name: for each view of a stream what makes it, (3, H, W) of the image. It
+            draws from torch's global generator, which is left as it was found.
         seed: of all views.
-        support: groups of further views: how many, and how each is made. What has one size goes together.
     """
 
     def __init__(
-        self,
-        image_set: ImageSet,
-        augmentation: Callable[[Tensor], Tensor],
-        views: int = 2,
-        seed: int = 0,
-        support: Sequence[tuple[int, Callable[[Tensor], Tensor]]] = (),
+        self, image_set: ImageSet, streams: Mapping[str, Sequence[Callable[[Tensor], Tensor]]], seed: int = 0
     ) -> None:
         self.image_set = image_set
-        self.augmentation = augmentation
-        self.views = views
+        self.streams = {name: list(makers) for name, makers in streams.items()}
         self.seed = seed
-        self.support = [augmentation for number, augmentation in support for _ in range(number)]
 
     def __len__(self) -> int:
         return len(self.image_set)
@@ -112,22 +103,21 @@ class ViewSet(Dataset[ViewSample]):
 
     def _reduction(self, height: int, width: int) -> int:
         """What all augmentations allow; those of the user's own may need every pixel."""
-        makers = [self.augmentation, *self.support]
+        makers = itertools.chain.from_iterable(self.streams.values())
         return min(each.reduction(height, width) if isinstance(each, Augmentation) else 1 for each in makers)
 
     def _sample(self, image: Tensor, epoch: int, row: int) -> ViewSample:
+        made: dict[str, list[Tensor]] = {}
         with torch.inference_mode():  # less to do around every operation
-            main = [self._view(self.augmentation, image, epoch, row, view) for view in range(self.views)]
-            sizes: dict[torch.Size, list[Tensor]] = {}
-            for number, augmentation in enumerate(self.support):
-                view = self._view(augmentation, image, epoch, row, -1 - number)
-                sizes.setdefault(view.shape, []).append(view)
+            for place, (name, makers) in enumerate(self.streams.items()):
+                sizes: dict[torch.Size, list[Tensor]] = {}
+                for number, maker in enumerate(makers):
+                    _seed(view_generator_seed(self.seed, epoch, row, _number(place, number)))
+                    view = maker(image)
+                    sizes.setdefault(view.shape, []).append(view)
+                made |= {name if k == 0 else f"{name} {k + 1}": views for k, views in enumerate(sizes.values())}
         # Stacked outside of it they are ordinary tensors.
-        return ViewSample(torch.stack(main), tuple(torch.stack(group) for group in sizes.values()), row)
-
-    def _view(self, augmentation: Callable[[Tensor], Tensor], image: Tensor, epoch: int, row: int, view: int) -> Tensor:
-        _seed(view_generator_seed(self.seed, epoch, row, view))
-        return augmentation(image)
+        return ViewSample(row, {name: torch.stack(views) for name, views in made.items()})
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[ViewSample] | UserError:
         """The views of a batch; an error that is the user's is handed back, for torch would bury it in a traceback."""
@@ -137,22 +127,26 @@ class ViewSet(Dataset[ViewSample]):
             return UserError(*error.args)
 
 
+def _number(place: int, view: int) -> int:
+    """The number of a view in its seed: from 0 for the first stream, and below 0 for the others, so that the draws of one
+    do not depend on how many views another has.
+    """
+    return view if place == 0 else -1 - view - (place - 1) * _APART
+
+
 def _seed(seed: int) -> None:
     """Seed what views draw from; `torch.manual_seed` sees to every kind of device and takes a hundred times as long."""
     torch.default_generator.manual_seed(seed)
 
 
-def collate(samples: list[ViewSample] | UserError) -> Views | UserError:
+def collate(samples: list[ViewSample] | UserError) -> Batch | UserError:
     """One batch; images of different sizes are no matter, for only their views are stacked."""
     if isinstance(samples, UserError):
         return samples
-    main, support, rows = zip(*samples, strict=True)
-    batch = Views(
-        torch.stack(main),
-        tuple(torch.stack(group) for group in zip(*support, strict=True)),
-        torch.tensor(rows, dtype=torch.int64),
-    )
-    return handed_over(batch, batch.main, *batch.support, batch.sample)
+    index = torch.tensor([sample.row for sample in samples], dtype=torch.int64)
+    names = samples[0].streams
+    batch = Batch(index, {name: torch.stack([sample.streams[name] for sample in samples]) for name in names})
+    return handed_over(batch, batch.index, *batch.streams.values())
 
 
 def handed_over(batch: T, *tensors: Tensor) -> T | UserError:
@@ -239,9 +233,9 @@ def worker_options(workers: int) -> dict[str, Any]:
 
 
 class ViewLoader(DataLoader):
-    """A `DataLoader` of `Views` that raises a worker's `UserError` as that one sentence. Made by `view_loader`."""
+    """A `DataLoader` of `Batch`es that raises a worker's `UserError` as that one sentence. Made by `view_loader`."""
 
-    def __iter__(self) -> Iterator[Views]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         return batches_of(super().__iter__())
 
 

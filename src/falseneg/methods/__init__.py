@@ -1,8 +1,8 @@
 """Where anchors, candidates and positives come from: one file each."""
 
-from falseneg.methods.base import Embeddings, Method, Views
+from falseneg.methods.base import Method
 from falseneg.methods.memory_bank import MemoryBank
 from falseneg.methods.moco import MoCo
 from falseneg.methods.simclr import SimCLR
 
-__all__ = ["Embeddings", "MemoryBank", "Method", "MoCo", "SimCLR", "Views"]
+__all__ = ["MemoryBank", "Method", "MoCo", "SimCLR"]

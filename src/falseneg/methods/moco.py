@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from falseneg.batch import Batch, Embeddings
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows, with_support_set
+from falseneg.methods.base import Method, told_apart, unit_rows, with_support_set
 from falseneg.methods.memory_bank import MOST, MemoryBank
 from falseneg.models import Encoder, Momentum, ProjectionHead
 from falseneg.statistics.gather import from_first_rank, gather_rows, order_of_one, place_of_rank, rank, world_size
@@ -126,67 +126,64 @@ class MoCo(Method):
         self.bank = MemoryBank(bank, head_dim) if bank else None
         self.dim, self.momentum, self.cosine_momentum = head_dim, momentum, cosine_momentum
         self.symmetric, self.denominator, self.keep_own_keys = symmetric, denominator, keep_own_keys
-        self.views, self.support_views = views, support_views
+        self.views = views
+        self.streams = {"image": views} | ({"support": support_views} if support_views else {})
+        self.with_gradient = ("image", "support") if support_as_positives else ("image",)
         self.support_from_main, self.support_as_positives = support_from_main, support_as_positives
         self.support_from_views, self.shuffle_groups = support_from_views, shuffle_groups
         self.contrast_names = tuple(f"view {v + 1}" for v in range(views)) if symmetric else ("views",)
         self.contrast_names += ("crops",) if support_as_positives else ()
-        self._new_keys: Embedded | None = None
 
-    def encode(self, views: Views) -> Embeddings:
-        """Queries (B, V, D) and keys (B, V, D) of all main views.
+    def encode(self, batch: Batch) -> Embeddings:
+        """Rows "image", the queries (B, V, D), and "keys" (B, V, D), of all main views, and the support views.
 
-        Unless symmetric: queries (B, 1, D) of the first view, and keys (B, V − 1, D) of the others.
+        Unless symmetric: queries (B, 1, D) of the first view, and keys (B, V − 1, D) of the others. Where "support" are
+        support views that learn, "support keys" are those that detect, unless they are the same.
         """
-        with_gradient = self.encode_again(views)
-        keys = unit_rows(self._key_network(), views.main if self.symmetric else views.main[:, 1:])
-        if not views.support:
-            return replace(with_gradient, keys=keys)
-        crops = with_gradient.support
-        if self.support_from_main and crops is not None and self.prediction is None:
-            return replace(with_gradient, keys=keys)  # what learns is also what detects
+        rows = dict(self.encode_again(batch).rows)
+        views = batch.streams["image"]
+        rows["keys"] = unit_rows(self._key_network(), views if self.symmetric else views[:, 1:])
+        if not batch.sizes("support"):
+            return Embeddings(batch.index, rows)
+        if self.support_from_main and "support" in rows and self.prediction is None:
+            return Embeddings(batch.index, rows)  # what learns is also what detects
         network = self._in_groups(self._main_network()) if self.support_from_main else self._key_network()
         with torch.no_grad():
-            scored = self._of_groups(network, views)
-        of_support = {"support": scored} if crops is None else {"support_keys": scored}
-        return replace(with_gradient, keys=keys, **of_support)
+            rows["support keys" if "support" in rows else "support"] = _support_rows(network, batch)
+        return Embeddings(batch.index, rows)
 
-    def encode_again(self, views: Views) -> Embeddings:
-        network = self._in_groups(self._queries)
-        main = unit_rows(network, views.main if self.symmetric else views.main[:, :1])
-        crops = self._of_groups(network, views) if views.support and self.support_as_positives else None
-        return Embeddings(main, crops, views.sample)
-
-    def _of_groups(self, network: Callable[[Tensor], Tensor], views: Views) -> Tensor:
-        """(B, S, D) support views by a network, each group in one pass."""
-        return torch.cat([unit_rows(network, group) for group in views.support], dim=1)
+    def encode_again(self, batch: Batch) -> Embeddings:
+        network, views = self._in_groups(self._queries), batch.streams["image"]
+        rows = {"image": unit_rows(network, views if self.symmetric else views[:, :1])}
+        if self.support_as_positives and batch.sizes("support"):
+            rows["support"] = _support_rows(network, batch)
+        return Embeddings(batch.index, rows)
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, D) unit rows of the momentum network, without gradient."""
         return unit_rows(self.momentum_network, images[:, None])[:, 0]
 
+    def made_up(self, streams: Mapping[str, int], device: torch.device) -> Embeddings:
+        made = super().made_up(streams, device)
+        return Embeddings(made.index, {**made.rows, "keys": made.rows["image"]})
+
     def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
         asked = self.support_as_positives, self.support_from_views
-        embeddings = with_support_set(embeddings, embeddings.keys, *asked, owner="MoCo")
-        embeddings = replace(embeddings, sample=told_apart(embeddings.sample))
-        assert embeddings.keys is not None
-        keys, sample = gather_rows(embeddings.keys), gather_rows(embeddings.sample)
-        if self.bank is not None:
-            order = order_of_one(embeddings.sample)
-            # In a later step the numbers of nobody are others'.
-            self._new_keys = _embedded(keys[order], sample[order].clamp(min=NOBODY))
+        embeddings = with_support_set(embeddings, embeddings.rows["keys"], *asked, owner="MoCo")
+        embeddings = Embeddings(told_apart(embeddings.index), embeddings.rows)
+        queries, own_keys = embeddings.rows["image"], embeddings.rows["keys"]
+        keys, sample = gather_rows(own_keys), gather_rows(embeddings.index)
         of_other_view = self.symmetric and self.views == 2
         if not of_other_view or self.support_as_positives:
             everyone = self._candidates(_embedded(keys, sample))
         contrasts = []
-        for view, name in enumerate(self.contrast_names[: embeddings.main.shape[1]]):
-            own = _without(embeddings.keys, view) if self.symmetric else embeddings.keys
+        for view, name in enumerate(self.contrast_names[: queries.shape[1]]):
+            own = _without(own_keys, view) if self.symmetric else own_keys
             against = self._candidates(_embedded(_without(keys, view), sample)) if of_other_view else everyone
-            contrasts.append(self._contrast(name, embeddings.main[:, view : view + 1], embeddings, own, against))
+            contrasts.append(self._contrast(name, queries[:, view : view + 1], embeddings, own, against))
         if self.support_as_positives:
-            assert embeddings.support is not None
-            contrasts.append(self._contrast("crops", embeddings.support, embeddings, embeddings.keys, everyone))
+            contrasts.append(self._contrast("crops", embeddings.rows["support"], embeddings, own_keys, everyone))
         return contrasts
 
     def negatives(self, images: int) -> int:
@@ -215,18 +212,21 @@ class MoCo(Method):
             "away (MoCo, section 3.3); --method.shuffle-groups 8 normalises queries and keys in different groups"
         )
 
-    def after_step(self, clock: Clock) -> None:
+    def after_step(self, embeddings: Embeddings, clock: Clock) -> None:
         """Let the momentum network follow, and store the keys of the step."""
         momentum = self.momentum
         if self.cosine_momentum:
             momentum = 1 - (1 - momentum) * (1 + math.cos(math.pi * clock.progress)) / 2
         self.momentum_network.follow(self._main_network(), momentum)
-        if self.bank is not None and self._new_keys is not None:
-            new = self._new_keys
+        if self.bank is not None:
+            index = told_apart(embeddings.index)
+            order = order_of_one(index)
+            # In a later step the numbers of nobody are others'.
+            sample = gather_rows(index)[order].clamp(min=NOBODY)
+            new = _embedded(gather_rows(embeddings.rows["keys"])[order], sample)
             self.bank.enqueue(
                 Embedded(new.z, torch.full_like(new.sample, NOBODY), new.sample) if self.keep_own_keys else new
             )
-        self._new_keys = None
 
     def after_loading(self) -> None:
         """Begin with a copy of the main network, and with an empty bank: keys of other images mean nothing here."""
@@ -285,16 +285,12 @@ class MoCo(Method):
         candidates, parts = against
         number, spaces = queries.shape[1], {}
         image_of = torch.arange(len(queries), device=queries.device).repeat_interleave(number)
-        if embeddings.support is not None:
-            scored = embeddings.support if embeddings.support_keys is None else embeddings.support_keys
+        if (scored := embeddings.rows.get("support keys", embeddings.rows.get("support"))) is not None:
             spaces["support"] = Space(scored.detach(), image_of, candidates.z)
         cosines = (queries @ positive_keys.mT).flatten(0, 1)
-        anchors = Embedded(queries.flatten(0, 1), embeddings.sample.repeat_interleave(number))
+        anchors = Embedded(queries.flatten(0, 1), embeddings.index.repeat_interleave(number))
         pushed = None if self.denominator == "both" else self.denominator
-        every = embeddings.main.shape[1]
-        if self.support_as_positives:
-            assert embeddings.support is not None
-            every += embeddings.support.shape[1]
+        every = sum(embeddings.rows[name].shape[1] for name in self.with_gradient)
         return Contrast(name, anchors, candidates, cosines, spaces, parts, number / every, pushed)
 
 
@@ -311,6 +307,11 @@ def _check(momentum: float, bank: int, denominator: str, views: int, support_vie
         raise UserError(f"MoCo: views is {views}; a query needs a key, so give at least 2")
     if support_views < 0:
         raise UserError(f"MoCo: support_views is {support_views}; give 0 or more")
+
+
+def _support_rows(network: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    """(B, S, D) unit rows of the support views, those of each size in one pass."""
+    return torch.cat([unit_rows(network, group) for group in batch.sizes("support")], dim=1)
 
 
 def _embedded(keys: Tensor, sample: Tensor) -> Embedded:

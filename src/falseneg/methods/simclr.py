@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from falseneg.batch import Batch, Embeddings
 from falseneg.contrast import Contrast, Embedded, Space
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method, Views, told_apart, unit_rows, with_support_set
+from falseneg.methods.base import Method, told_apart, unit_rows, with_support_set
 from falseneg.models import Encoder, ProjectionHead
 from falseneg.statistics.gather import gather
 
@@ -61,16 +62,22 @@ class SimCLR(Method):
         hidden, norms = head_hidden or encoder.feature_dim, (head_last_batch_norm, head_last_affine, head_batch_norm)
         self.encoder = encoder
         self.head = ProjectionHead(encoder.feature_dim, hidden, head_dim, head_layers, *norms)
-        self.views, self.support_views = views, support_views
+        self.views = views
+        self.streams = {"image": views} | ({"support": support_views} if support_views else {})
+        self.with_gradient = ("image", "support") if support_as_positives else ("image",)
         self.support_as_positives, self.support_from_views = support_as_positives, support_from_views
 
-    def encode(self, views: Views) -> Embeddings:
-        main = self._embed(views.main)
-        if not views.support:
-            return Embeddings(main, None, views.sample)
-        with torch.set_grad_enabled(self.support_as_positives and torch.is_grad_enabled()):
-            support = torch.cat([self._embed(group) for group in views.support], dim=1)
-        return Embeddings(main, support, views.sample)
+    def encode(self, batch: Batch) -> Embeddings:
+        rows = {"image": self._embed(batch.streams["image"])}
+        if support := batch.sizes("support"):
+            with torch.set_grad_enabled(self.support_as_positives and torch.is_grad_enabled()):
+                rows["support"] = torch.cat([self._embed(group) for group in support], dim=1)
+        return Embeddings(batch.index, rows)
+
+    def encode_again(self, batch: Batch) -> Embeddings:
+        if self.support_as_positives:
+            return self.encode(batch)
+        return Embeddings(batch.index, {"image": self._embed(batch.streams["image"])})
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
@@ -78,7 +85,7 @@ class SimCLR(Method):
 
     def contrasts(self, embeddings: Embeddings) -> list[Contrast]:
         asked = self.support_as_positives, self.support_from_views
-        embeddings = with_support_set(embeddings, embeddings.main.detach(), *asked, owner="SimCLR")
+        embeddings = with_support_set(embeddings, embeddings.rows["image"].detach(), *asked, owner="SimCLR")
         return [contrast_views(embeddings, self.support_as_positives)]
 
     def negatives(self, images: int) -> int:
@@ -93,12 +100,12 @@ def contrast_views(embeddings: Embeddings, support_as_positives: bool = False) -
     """All main views of a batch against one another, image by image: anchor b · V + v is view v of image b.
 
     Args:
-        embeddings: (B, V, D) main views and (B, S, D) support views, if any.
+        embeddings: "image" (B, V, D), the main views, and "support" (B, S, D), the support views, if any.
         support_as_positives: count the support views among the positives.
     """
-    main, support = embeddings.main, embeddings.support
+    main, support = embeddings.rows["image"], embeddings.rows.get("support")
     images, views, _ = main.shape
-    anchors = Embedded(main.flatten(0, 1), told_apart(embeddings.sample).repeat_interleave(views))
+    anchors = Embedded(main.flatten(0, 1), told_apart(embeddings.index).repeat_interleave(views))
     candidates = gather(anchors)
     positives = _with_other_views(main)
     if support is not None and support_as_positives:

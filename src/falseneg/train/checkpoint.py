@@ -106,7 +106,7 @@ def check_settings(own: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     Raises:
         UserError: a setting differs.
     """
-    for key in sorted({*own, *stored}):
+    for key in sorted({*own, *stored}, key=lambda key: ("." in key, key)):  # options before what they become
         if own.get(key) != stored.get(key):
             there, here = stored.get(key, "absent"), own.get(key, "absent")
             raise UserError(
@@ -146,8 +146,10 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
 
 def settings_of(part: object, name: str, deep: bool = True) -> dict[str, str]:
     """What a part was built with, as far as plain values say it: {"detector": "SupportSet", "detector.top_k": "8", …}."""
-    settings = {name: type(part).__name__}
     plain = str | int | float | bool | tuple | list | dict | Duration | None
+    if isinstance(part, plain):
+        return {name: str(part)}
+    settings = {name: type(part).__name__}
     for key, value in vars(part).items():
         if isinstance(value, plain) and not key.startswith("_") and key != "training":
             settings[f"{name}.{key}"] = str(value)

@@ -23,9 +23,11 @@ down with the run: a resolved configuration depends on nothing that is not in it
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from falseneg.errors import UserError
 from falseneg.models.encoder import SMALL_IMAGE
@@ -37,6 +39,8 @@ LOOKS = 64
 """How many images are opened to see how large they are."""
 
 ENCODER = "method.init_args.encoder"
+
+_SIDES: WeakKeyDictionary[ImageSet, int] = WeakKeyDictionary()  # the command line asks, and then the run
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ def typical_side(images: ImageSet) -> int:
     Raises:
         UserError: the data set is empty, or none of these images can be read.
     """
+    if images in _SIDES:
+        return _SIDES[images]
     sides, problem = [], UserError("the data set holds no images; check the path it was given")
     for row in range(0, len(images), max(1, len(images) // LOOKS)):
         try:
@@ -70,7 +76,8 @@ def typical_side(images: ImageSet) -> int:
             problem = error
     if not sides:
         raise problem
-    return sorted(sides)[len(sides) // 2]
+    _SIDES[images] = sorted(sides)[len(sides) // 2]
+    return _SIDES[images]
 
 
 def complete(configuration: Mapping[str, Any], circumstances: Circumstances) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def complete(configuration: Mapping[str, Any], circumstances: Circumstances) -> 
         _fill(result, f"{augmentation}.blur", 0.0 if size <= SMALL_IMAGE else 0.5)
     _fill(result, "batch_size", usual_batch_size(circumstances))
     _fill(result, "epochs", usual_epochs(circumstances))
-    _fill(result, "workers", 0 if circumstances.side <= 16 else max(0, min(circumstances.cores - 1, 8)))
+    _fill(result, "workers", usual_workers(circumstances))
     return result
 
 
@@ -113,6 +120,16 @@ def usual_epochs(circumstances: Circumstances) -> int:
     """Passes over the data set."""
     shown, fewest, most = (10_000_000, 100, 1000) if circumstances.gpu else (200_000, 20, 400)
     return max(fewest, min(round(shown / circumstances.images), most))
+
+
+def usual_workers(circumstances: Circumstances) -> int:
+    """Processes that load images."""
+    return 0 if circumstances.side <= 16 else max(0, min(circumstances.cores - 1, 8))
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _get(configuration: Mapping[str, Any], path: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,7 @@ from falseneg.files import replacing
 from falseneg.methods.base import Method
 from falseneg.statistics.gather import gather_rows
 from falseneg.train.guards import outlast_signals
-
-if TYPE_CHECKING:
-    from falseneg.train.loop import Training
+from falseneg.train.session import Session
 
 MOST_IN_MEMORY = 2**30
 """Bytes that the embeddings of a data set may take as float32; more of them go to a file, as float16."""
@@ -28,7 +26,7 @@ AT_ONCE = 256
 FILE = "embeddings.f16"
 
 
-def all_embeddings(training: Training, after_batch: Callable[[], None]) -> Tensor:
+def all_embeddings(session: Session, after_batch: Callable[[], None]) -> Tensor:
     """(rows, D) unit embeddings of all training images, as `Method.embed` sees them, without augmentation.
 
     Each rank embeds its share, and all receive the whole; every rank has to ask. On the CPU, in float32; or, where that
@@ -36,36 +34,36 @@ def all_embeddings(training: Training, after_batch: Callable[[], None]) -> Tenso
     longer needed. No global random state is touched.
 
     Args:
-        training: the run.
+        session: the run.
         after_batch: called after each batch, equally often on each rank; what it raises ends the pass.
     """
-    fabric, images = training.fabric, training.data.train
+    fabric, images = session.fabric, session.plan.train
     own = torch.arange(fabric.global_rank, len(images), fabric.world_size)
     batches = feature_batches(
-        Embedding(training.learner.method),
+        Embedding(session.learner.method),
         Subset(images, own),
-        training.data.size,
+        session.plan.size,
         AT_ONCE,
         fabric.device,
-        training.data.workers,
+        session.plan.workers,
         outlast_signals,
     )
     rounds = -(-len(images) // (AT_ONCE * fabric.world_size))
     batch = torch.empty(0)
-    with closing(batches), _Kept(len(images), training.folder / FILE, fabric.is_global_zero) as kept:
+    with closing(batches), _Kept(len(images), session.folder / FILE, fabric.is_global_zero) as kept:
         for start in range(0, rounds * AT_ONCE, AT_ONCE):
             batch = next(batches, batch[:0])  # a rank may have no image left in the last round
             kept.add(_of_all_ranks(own[start : start + AT_ONCE], batch, fabric.device))
-            training.progress.aside("embedding all images", kept.rows_done, len(images))
+            session.progress.aside("embedding all images", kept.rows_done, len(images))
             after_batch()
     fabric.barrier()  # what the first rank wrote is complete
     return kept.embeddings()
 
 
-def remove_embeddings(training: Training) -> None:
+def remove_embeddings(session: Session) -> None:
     """Remove the file, if there is one; not before all ranks have done with it."""
-    if training.fabric.is_global_zero:
-        (training.folder / FILE).unlink(missing_ok=True)
+    if session.fabric.is_global_zero:
+        (session.folder / FILE).unlink(missing_ok=True)
 
 
 def _of_all_ranks(rows: Tensor, batch: Tensor, device: torch.device) -> Tensor:

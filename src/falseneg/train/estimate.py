@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from falseneg.methods.base import Method, Views
+from falseneg.batch import Batch
+from falseneg.methods.base import Method
 from falseneg.train.gradient_cache import frozen_statistics
 
 PASSING = 1.25
@@ -29,12 +30,12 @@ class Estimate:
     seconds_per_image: float
 
 
-def estimate(method: Method, views: Views, images: int, pieces: int) -> Estimate:
+def estimate(method: Method, batch: Batch, images: int, pieces: int) -> Estimate:
     """Encode a few images forward and backward, twice, and scale up. Leaves weights, statistics and draws as they were.
 
     Args:
         method: on its device.
-        views: a few images, on that device.
+        batch: a few images, on that device.
         images: in a step, on this device.
         pieces: of the gradient cache; only one piece's activations are kept.
     """
@@ -50,29 +51,26 @@ def estimate(method: Method, views: Views, images: int, pieces: int) -> Estimate
             kept += storage.nbytes()
         return tensor
 
-    devices = [views.main.device] if views.main.device.type == "cuda" else []
+    devices = [batch.index.device] if batch.index.device.type == "cuda" else []
     with torch.random.fork_rng(devices), frozen_statistics(method):
         with saved_tensors_hooks(measure, lambda tensor: tensor):
-            _encode_and_back(method, views)
+            _encode_and_back(method, batch)
         started = time.perf_counter()
-        _encode_and_back(method, views)
+        _encode_and_back(method, batch)
         seconds = time.perf_counter() - started
-    of_image = kept / len(views)
-    of_views = (views.main.nbytes + sum(group.nbytes for group in views.support)) / len(views)
+    of_image = kept / len(batch)
+    of_views = sum(stream.nbytes for stream in batch.streams.values()) / len(batch)
     # Weights, gradients, and two numbers for each weight in the optimiser; what is not trained is only there.
     weights = sum(p.nbytes * (4 if p.requires_grad else 1) for p in method.parameters())
     weights += sum(buffer.nbytes for buffer in method.buffers())
     memory = weights + images * of_views + PASSING * -(-images // pieces) * of_image
-    return Estimate(int(memory), seconds / len(views) * (4 / 3 if pieces > 1 else 1))
+    return Estimate(int(memory), seconds / len(batch) * (4 / 3 if pieces > 1 else 1))
 
 
-def _encode_and_back(method: Method, views: Views) -> None:
-    embeddings = method.encode(views)
-    total = embeddings.main.sum()
-    if embeddings.support is not None and embeddings.support.requires_grad:
-        total = total + embeddings.support.sum()
-    total.backward()
+def _encode_and_back(method: Method, batch: Batch) -> None:
+    embeddings = method.encode(batch)
+    torch.stack([embeddings.rows[name].sum() for name in method.with_gradient]).sum().backward()
     for parameter in method.parameters():
         parameter.grad = None
-    if views.main.device.type == "cuda":
-        torch.cuda.synchronize(views.main.device)
+    if batch.index.device.type == "cuda":
+        torch.cuda.synchronize(batch.index.device)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from falseneg.methods.base import Embeddings, Views
+from falseneg.batch import Batch, Embeddings
 
 if TYPE_CHECKING:
     from falseneg.train.step import Learner
@@ -30,48 +28,42 @@ class GradientCache:
 
     Args:
         learner: encodes, and back-propagates.
-        views: B images.
-        pieces: n, at most B; sizes differ by one image at most.
+        batch: B items.
+        pieces: n, at most B; sizes differ by one item at most.
 
     Attributes:
-        embeddings: of the whole batch; its tensors are leaves that want a gradient.
+        embeddings: of the whole batch; those that learn are leaves that want a gradient.
     """
 
-    def __init__(self, learner: Learner, views: Views, pieces: int) -> None:
-        self.learner = learner
-        cuts = [len(views) * piece // pieces for piece in range(pieces + 1)]
-        self.slices = [slice(*ends) for ends in pairwise(cuts)]
-        self.views, self.draws, encoded = views, [], []
+    def __init__(self, learner: Learner, batch: Batch, pieces: int) -> None:
+        self.learner, self.device = learner, batch.index.device
+        self.pieces, self.draws, encoded = batch.pieces(pieces), [], []
         with torch.no_grad():
-            for images in self.slices:
-                self.draws.append(random_state(views.main.device))
-                encoded.append(learner.encode(views[images]))
-        whole = Embeddings.cat(encoded)
-        support = None if whole.support is None else whole.support.requires_grad_()
-        self.embeddings = replace(whole, main=whole.main.requires_grad_(), support=support)
+            for piece in self.pieces:
+                self.draws.append(random_state(self.device))
+                encoded.append(learner.encode(piece))
+        self.embeddings = Embeddings.cat(encoded)
+        for name in learner.method.with_gradient:
+            self.embeddings.rows[name].requires_grad_()
 
     def replay(self) -> None:
         """Carry the gradients at the embeddings into the encoder. The ranks' gradients are averaged once, at the end."""
-        learner, embeddings = self.learner, self.embeddings
-        of_main, of_support = embeddings.main.grad, embeddings.support.grad if embeddings.support is not None else None
-        assert of_main is not None
-        # Support views that only detect get no gradient, and need not be encoded again.
-        views = self.views if of_support is not None else Views(self.views.main, (), self.views.sample)
+        learner, rows = self.learner, self.embeddings.rows
+        gradients = {name: rows[name].grad for name in learner.method.with_gradient}
         # Fabric scales what it propagates in float16, and has scaled these already.
         scaler = getattr(learner.fabric.strategy.precision, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
-        for images, draws in zip(self.slices, self.draws, strict=True):
-            more_to_come = images is not self.slices[-1]
+        start = 0
+        for piece, draws in zip(self.pieces, self.draws, strict=True):
+            items, start = slice(start, start + len(piece)), start + len(piece)
             with (
-                learner.fabric.no_backward_sync(learner.encoding, enabled=more_to_come),
-                same_draws(draws, views.main.device),
+                learner.fabric.no_backward_sync(learner.encoding, enabled=piece is not self.pieces[-1]),
+                same_draws(draws, self.device),
                 frozen_statistics(learner.method),
             ):
-                piece = learner.encode(views[images], again=True)
-                total = (piece.main * of_main[images]).sum()
-                if piece.support is not None and of_support is not None:
-                    total = total + (piece.support * of_support[images]).sum()
-                learner.fabric.backward(total / scale)
+                again = learner.encode(piece, again=True).rows
+                of_rows = [(again[name] * grad[items]).sum() for name, grad in gradients.items() if grad is not None]
+                learner.fabric.backward(sum(of_rows[1:], start=of_rows[0]) / scale)
 
 
 def random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -6,8 +6,8 @@ import contextlib
 import random
 import shutil
 import sys
-import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,31 +15,28 @@ import numpy as np
 import torch
 from torch import nn
 
-from falseneg.data import ViewSet, collate
+from falseneg.clock import Clock
 from falseneg.errors import UserError
 from falseneg.files import write_bytes
-from falseneg.methods.base import Views
 from falseneg.models import Encoder
 from falseneg.train.checkpoint import LAST, check_settings, damage_said, load_checkpoint, load_module
 from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
-from falseneg.train.estimate import estimate
+from falseneg.train.describe import describe, farewell
 from falseneg.train.folder import CHECKPOINTS, ENCODER, about, claimed, final_figures, write_about
 from falseneg.train.guards import determinism, in_one_sentence
-from falseneg.train.loop import Training
+from falseneg.train.loop import train
 from falseneg.train.metrics import FILE, Metrics, further_loggers
-from falseneg.train.per_sample import FOLDER as PER_SAMPLE
-from falseneg.train.per_sample import write_clusters
-from falseneg.train.prepare import Prepared, loader_of, prepare, prepare_criterion, settings, views_of
-from falseneg.train.progress import Progress, Silent, default_progress, duration
-from falseneg.train.record import write_embedding, write_thumbnails
+from falseneg.train.observers import Observer, observers_of
+from falseneg.train.observers.per_sample import FOLDER as PER_SAMPLE
+from falseneg.train.plan import Plan, loader_of, make_plan, prepare_criterion, settings
+from falseneg.train.progress import Progress, Silent, default_progress
 from falseneg.train.run import Run
+from falseneg.train.session import Session
+from falseneg.train.state import load
 from falseneg.train.step import Encoding, Learner
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-TRIED = 2**20
-"""About as many numbers (channels of pixels of views) does the estimate try; at least 4 images."""
 
 
 def fit(
@@ -79,10 +76,10 @@ def fit(
             return figures
         fabric.launch()
         with determinism(run.deterministic, about(folder).get("threads") if resume else None):
-            training = _start(run, folder, resume, configuration, fabric, shown)
-            training.train()
+            session, observers = _start(run, folder, resume, configuration, fabric, shown)
+            train(session, observers)
             with uncompiled(run.compile_encoder):
-                return _finish(training)
+                return _finish(session, observers)
 
 
 def _connect(run: Run) -> Fabric:
@@ -104,40 +101,40 @@ def _connect(run: Run) -> Fabric:
 
 def _start(
     run: Run, folder: Path, resume: bool, configuration: str | None, fabric: Fabric, progress: Progress
-) -> Training:
+) -> tuple[Session, list[Observer]]:
     """Everything in place for the next step, the first or the one after the checkpoint."""
-    stored = (
-        load_checkpoint(folder / CHECKPOINTS / LAST) if resume and (folder / CHECKPOINTS / LAST).is_file() else None
-    )
-    gpu = fabric.device.type != "cpu"
-    data = prepare(run, gpu, stored is not None, progress.message)
-    criterion = prepare_criterion(run, data)
+    last = folder / CHECKPOINTS / LAST
+    stored = load_checkpoint(last) if resume and last.is_file() else None
+    plan = make_plan(run, fabric.device.type != "cpu", stored is not None, progress.message)
+    criterion = prepare_criterion(run, plan)
     if run.init_from is not None and stored is None:
         _initialise(run, Path(run.init_from))
     if stored is None:
         _seed(run.seed + 1_000_003 * fabric.global_rank)
-    made = settings(run, data, fabric.world_size)
+    made = settings(run, plan, fabric.world_size)
     if stored is not None:
         with damage_said(folder / CHECKPOINTS / LAST):
             check_settings(made, stored["settings"])
-    learner = _learner(run, data, criterion, fabric)
-    facts = {"images": len(data.train), "small_stem": getattr(run.method.encoder, "small_stem", None)}
+    learner = _learner(run, plan, criterion, fabric)
+    facts = {"images": len(plan.train), "small_stem": getattr(run.method.encoder, "small_stem", None)}
     facts |= {"threads": torch.get_num_threads(), "settings": made}
     metrics = _open_files(run, folder, stored, configuration, facts, resume) if fabric.is_global_zero else None
-    loader, sampler = loader_of(run, data, fabric)
-    rate = run.optimiser.learning_rate or run.optimiser.usual_rate(data.batch_size)
-    training = Training(run, data, folder, learner, loader, sampler, metrics, progress, made, rate)
-    _describe(training)
+    loader, sampler = loader_of(run, plan, fabric)
+    rate = run.optimiser.learning_rate or run.optimiser.usual_rate(plan.batch_size)
+    clock = Clock(0, sampler.batches_per_epoch, plan.epochs)
+    session = Session(run, plan, folder, learner, loader, sampler, metrics, progress, made, rate, clock)
+    observers = observers_of(session)
+    describe(session)
     if run.compile_encoder:
         compile_networks(run.method)  # not for the few images of the estimate
     if stored is not None:
         with damage_said(folder / CHECKPOINTS / LAST):
-            training.load_state(stored)
-        progress.message(f"continuing after step {training.clock.step} of {training.clock.total_steps}")
-    return training
+            load(session, observers, stored)
+        progress.message(f"continuing after step {session.clock.step} of {session.clock.total_steps}")
+    return session, observers
 
 
-def _learner(run: Run, data: Prepared, criterion: nn.Module, fabric: Fabric) -> Learner:
+def _learner(run: Run, plan: Plan, criterion: nn.Module, fabric: Fabric) -> Learner:
     """Modules on their devices, and the optimiser."""
     method = run.method
     suitable = fabric.device.type == "cuda" and not method.shuffle_groups
@@ -147,7 +144,7 @@ def _learner(run: Run, data: Prepared, criterion: nn.Module, fabric: Fabric) -> 
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
     encoding = fabric.setup_module(Encoding(method))
     criterion.to(fabric.device)
-    optimiser = fabric.setup_optimizers(run.optimiser.build([method, criterion], data.batch_size))
+    optimiser = fabric.setup_optimizers(run.optimiser.build([method, criterion], plan.batch_size))
     if fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(fabric.device)
     else:
@@ -206,101 +203,23 @@ def _initialise(run: Run, path: Path) -> None:
     run.method.after_loading()
 
 
-def _describe(training: Training) -> None:
-    """What is about to happen, what it will take, before the first epoch."""
-    run, data, say = training.run, training.data, training.progress.message
-    method, clock, device = training.learner.method, training.clock, training.fabric.device
-    labels, parameters = data.train.labels, sum(p.numel() for p in method.parameters() if p.requires_grad)
-    known = "without labels" if labels is None else f"{len(labels[labels >= 0].unique())} classes, for measuring only"
-    tested = "" if data.test is None else f", {len(data.test):,} to measure accuracy on"
-    say(f"{len(data.train):,} images ({known}){tested}")
-    stem = ", with the small stem (3 x 3, no pooling)" if getattr(method.encoder, "small_stem", False) else ""
-    crops = "".join(
-        f", {group.number} crop{'s' * (group.number > 1)} of {group.size}" for group in run.multi_crop or ()
-    )
-    name = getattr(method.encoder, "name", "encoder")
-    say(f"{name}{stem}: {parameters:,} parameters with the head, views of {data.size} pixels{crops}")
-    if caution := method.caution():
-        say(caution)
-    pieces = f" in {run.accumulate} pieces" if run.accumulate > 1 else ""
-    epochs = f"{clock.epochs} epoch{'s' * (clock.epochs > 1)}"
-    say(f"{epochs} of {clock.steps_per_epoch} steps, {data.batch_size} images each{pieces}, on {device}")
-
-    of_rank = data.batch_size // training.fabric.world_size
-    views, loading = _try_loading(views_of(run, data), of_rank)
-    with training.fabric.autocast():
-        needed = estimate(method, views.to(device), of_rank, run.accumulate)
-    each = max(needed.seconds_per_image, loading / data.workers) if data.workers else needed.seconds_per_image + loading
-    epoch = each * of_rank * clock.steps_per_epoch
-    say(
-        f"estimate: {duration(epoch)} an epoch, {duration(epoch * clock.epochs)} in all, "
-        f"{needed.memory / 2**20:,.0f} MiB of memory beside the program itself"
-    )
-
-
-def _try_loading(view_set: ViewSet, most: int) -> tuple[Views, float]:
-    """The views of a few images, fewer if they are large, and the seconds that each image took."""
-    first = view_set[0, 0]  # loads what loading needs
-    values = first.main.numel() + sum(group.numel() for group in first.support)
-    images = min(max(4, TRIED // values), 64, most)
-    started = time.perf_counter()
-    views = collate([view_set[0, row] for row in range(images)])
-    assert not isinstance(views, UserError)
-    return views, (time.perf_counter() - started) / images
-
-
-def _finish(training: Training) -> dict[str, Any]:
+def _finish(session: Session, observers: Sequence[Observer]) -> dict[str, Any]:
     """Export the encoder, measure it, and write what the report shows. Only the first rank does."""
     figures: dict[str, Any] = {}
-    if training.metrics is not None:
-        run, data, folder, encoder = training.run, training.data, training.folder, training.learner.method.encoder
-        figures["seconds"] = training.seconds
-        figures["seconds_per_epoch"] = training.seconds / training.clock.epochs
-        figures["peak_memory_mib"] = peak_memory(training.fabric.device)
-        write_embedding(folder, encoder, data.train, data.size, training.fabric.device)
-        write_thumbnails(folder, data.train)
-        write_clusters(folder, data.train)
-        if data.test is not None:
-            from falseneg.evaluation import evaluate
-
-            training.progress.message("measuring the features: nearest neighbours, linear probe, few labels")
-            device, workers = training.fabric.device, data.workers
-            figures |= evaluate(
-                encoder,
-                data.train,
-                data.test,
-                data.size,
-                device=device,
-                workers=workers,
-                seed=run.seed,
-                few_labels=run.few_labels,
-                few_label_draws=run.few_label_draws,
-            )
-            figures["test_images"] = 0 if (labels := data.test.labels) is None else int((labels >= 0).sum())
-        if isinstance(encoder, Encoder):
-            encoder.save(folder / ENCODER)
-        training.metrics.write("final", figures)
-        training.metrics.close()
-        _farewell(training, figures)
-    training.fabric.barrier()
+    if session.metrics is not None:
+        figures["seconds"] = session.seconds
+        figures["seconds_per_epoch"] = session.seconds / session.clock.epochs
+        figures["peak_memory_mib"] = peak_memory(session.fabric.device)
+        encoder = session.learner.method.towers["image"]
+        if isinstance(encoder, Encoder):  # first: measuring may take long
+            encoder.save(session.folder / ENCODER)
+        for observer in observers:
+            figures |= observer.finish(session)
+        session.metrics.write("final", figures)
+        session.metrics.close()
+        farewell(session, figures)
+    session.fabric.barrier()
     return {key: value for key, value in figures.items() if value is not None}
-
-
-def _farewell(training: Training, figures: dict[str, Any]) -> None:
-    say, encoder = training.progress.message, training.learner.method.encoder
-    from falseneg.evaluation.few_label import few_label_name
-
-    few = few_label_name(training.run.few_labels)
-    named = (("knn", "nearest neighbours"), ("linear", "linear probe"), ("few_label", few))
-    measured = [f"{name} {figures[key]:.1%}" for key, name in named if figures.get(key) is not None]
-    spent = f"done in {duration(training.seconds)} of training"
-    say(f"{spent}; accuracy: {', '.join(measured)}" if measured else spent)
-    if isinstance(encoder, Encoder):
-        say("\nfrom falseneg import Encoder")
-        say(f'encoder = Encoder.load("{training.folder / ENCODER}").eval()')
-        say(
-            f"features = encoder(images)  # uint8 (B, 3, {training.data.size}, {training.data.size}) -> (B, {encoder.feature_dim})"
-        )
 
 
 def peak_memory(device: torch.device) -> float | None:

@@ -17,7 +17,7 @@ from falseneg.clock import Duration
 from falseneg.data.views import Augmentation, Crops
 from falseneg.detectors import Detector, NoDetection
 from falseneg.errors import UserError
-from falseneg.methods.base import Embeddings, Method
+from falseneg.methods.base import Method
 from falseneg.models import Momentum
 from falseneg.objectives import InfoNCE, Objective
 from falseneg.strategy import ELIMINATE, Strategy
@@ -27,6 +27,8 @@ from falseneg.train.optimisers import AdamW, Optimiser
 
 MOST_SEEDS = 2**62
 """Below it a seed, and what is added to it for each process, is a number to every generator."""
+INCIDENTAL = ("workers", "log_every", "loggers", "checkpoint_every", "keep_every", "compile_encoder")
+"""Settings that a run may change when it is continued, because no weight depends on them, but for rounding."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
 
@@ -128,13 +130,18 @@ class Run:
             return
         for group in self.multi_crop:
             group.check()
-        crops, given = sum(group.number for group in self.multi_crop), self.method.support_views
+        crops, given = self.streams["support"], self.method.streams.get("support", 0)
         if given not in (0, crops):
             raise UserError(
                 f"multi_crop gives {crops} crops of an image, but the method's support_views is {given}; the crops are its "
                 "support views, so leave support_views out"
             )
-        self.method.support_views = crops
+
+    @property
+    def streams(self) -> dict[str, int]:
+        """The streams of a batch, and how many views of an image there are in each: the crops are support views."""
+        crops = {"support": sum(group.number for group in self.multi_crop)} if self.multi_crop else {}
+        return {**self.method.streams, **crops}
 
     def check(self) -> None:
         """Refuse what cannot work, as far as it can be seen without opening the data.
@@ -206,9 +213,7 @@ class Run:
         method = self.method
         # Parts that have trained before, and go on, may hold embeddings of their own, on another device.
         device = next((parameter.device for parameter in method.parameters()), torch.device("cpu"))
-        main = torch.nn.functional.normalize(torch.ones(2, method.views, method.dim, device=device), dim=-1)
-        support = main[:, :1].expand(2, method.support_views, method.dim) if method.support_views else None
-        for contrast in method.contrasts(Embeddings(main, support, torch.arange(2, device=device), keys=main)):
+        for contrast in method.contrasts(method.made_up(self.streams, device)):
             for part in self.detector.modules():
                 try:
                     contrast.space(getattr(part, "space", None))

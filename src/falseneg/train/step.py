@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from falseneg.batch import Batch, Embeddings
 from falseneg.clock import Clock
 from falseneg.errors import UserError
 from falseneg.losses import Criterion, Judged
-from falseneg.methods.base import Embeddings, Method, Views
+from falseneg.methods.base import Method
 from falseneg.methods.memory_bank import MemoryBank
 from falseneg.train.gradient_cache import GradientCache
 from falseneg.train.metrics import over_ranks
@@ -33,12 +34,9 @@ class Encoding(nn.Module):
         ignored = [f"{name}.{buffer}" for name, bank in banks for buffer, _ in bank.named_buffers()]
         self._ddp_params_and_buffers_to_ignore = ignored
 
-    def forward(
-        self, main: Tensor, support: tuple[Tensor, ...], sample: Tensor, again: bool = False
-    ) -> tuple[Tensor | None, ...]:
+    def forward(self, index: Tensor, streams: dict[str, Tensor], again: bool = False) -> dict[str, Tensor]:
         encode = self.method.encode_again if again else self.method.encode
-        embeddings = encode(Views(main, support, sample))
-        return embeddings.main, embeddings.support, embeddings.keys, embeddings.support_keys
+        return dict(encode(Batch(index, streams)).rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,18 +57,17 @@ class Learner:
     criterion: Criterion
     optimiser: Any
 
-    def encode(self, views: Views, again: bool = False) -> Embeddings:
+    def encode(self, batch: Batch, again: bool = False) -> Embeddings:
         """The method's `encode`, or its `encode_again`."""
-        main, support, keys, support_keys = self.encoding(views.main, views.support, views.sample, again)
-        return Embeddings(main, support, views.sample, keys, support_keys)
+        return Embeddings(batch.index, self.encoding(batch.index, dict(batch.streams), again))
 
 
-def training_step(learner: Learner, views: Views, clock: Clock, pieces: int = 1) -> tuple[float, list[Judged]]:
+def training_step(learner: Learner, batch: Batch, clock: Clock, pieces: int = 1) -> tuple[float, list[Judged]]:
     """One step: encode, compare, flag, back-propagate, update.
 
     Args:
         learner: what is trained, and with what.
-        views: this rank's part of the batch, on its device.
+        batch: this rank's part of the batch, on its device.
         clock: where training stands.
         pieces: encode the batch in this many pieces (the gradient cache), with the same gradients in less memory.
 
@@ -85,8 +82,8 @@ def training_step(learner: Learner, views: Views, clock: Clock, pieces: int = 1)
     fabric, method, criterion = learner.fabric, learner.method, learner.criterion
     learner.optimiser.zero_grad(set_to_none=True)
 
-    cache = GradientCache(learner, views, pieces) if pieces > 1 else None
-    embeddings = learner.encode(views) if cache is None else cache.embeddings
+    cache = GradientCache(learner, batch, pieces) if pieces > 1 else None
+    embeddings = learner.encode(batch) if cache is None else cache.embeddings
     loss, judged = criterion(method.contrasts(embeddings), clock)
     of_all = on_its_way(over_ranks(fabric, loss.detach(), "mean"))
     fabric.backward(loss)
@@ -102,7 +99,7 @@ def training_step(learner: Learner, views: Views, clock: Clock, pieces: int = 1)
         )
     criterion.temperature.after_backward(clock, loss_scale(fabric))
     learner.optimiser.step()
-    method.after_step(clock)
+    method.after_step(embeddings, clock)
     return value, judged
 
 

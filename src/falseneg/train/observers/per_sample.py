@@ -15,15 +15,17 @@ from falseneg.detectors.global_threshold import GlobalThreshold
 from falseneg.evaluation import group_figures
 from falseneg.files import replacing
 from falseneg.foreign.archives import load_arrays
+from falseneg.train.observers.base import Figures, Observer
+from falseneg.train.observers.flagged_pairs import recorded_epochs
+from falseneg.train.observers.true_quantiles import Checked, Threshold, check_thresholds
 from falseneg.train.progress import duration
-from falseneg.train.record import thumbnail_arrays
-from falseneg.train.true_quantiles import Checked, Threshold, check_thresholds
+from falseneg.train.session import Session
+from falseneg.train.thumbnails import thumbnail_arrays
 
 if TYPE_CHECKING:
     from falseneg.clock import Clock
     from falseneg.data import ImageSet
     from falseneg.detectors import Detector
-    from falseneg.train.loop import Training
 
 FOLDER = "per_sample"
 TOLD_AFTER = 10.0
@@ -34,31 +36,36 @@ GROUPS, PER_GROUP = 8, 16
 """The gallery of clusters: how many are shown, and images of each."""
 
 
-def sample_figures(training: Training, epoch: int) -> dict[str, float | None]:
-    """The figures of an epoch that has just ended (from 1) for what the detector holds of each image; every rank has to ask.
+class PerSample(Observer):
+    """Figures of what the detector holds of each image, named "threshold/50%", "clusters 30/purity", and so on.
 
-    They are named "threshold/50%", "clusters 30/purity", and so on. At the recorded epochs the first rank also writes
-    the whole arrays, and learned thresholds are compared with the true quantiles of the data set, which costs a forward
-    pass over it. Nothing is done for a detector that holds nothing.
+    At the recorded epochs the first rank also writes the whole arrays, and learned thresholds are compared with the true
+    quantiles of the data set, which costs a forward pass over it. Nothing is done for a detector that holds nothing.
     """
-    detector = training.learner.criterion.detector
-    held, recorded = detector.per_sample(), epoch in training.recorded
-    if not held:
+
+    def end_epoch(self, session: Session, epoch: int) -> Figures:
+        detector, recorded = session.learner.criterion.detector, epoch in recorded_epochs(session.clock.epochs)
+        held = detector.per_sample()
+        if not held:
+            return {}
+        names = session.learner.method.contrast_names
+        thresholds = learned_thresholds(detector, names, session.clock) if recorded else {}
+        started = time.perf_counter()
+        checked = check_thresholds(session, thresholds, epoch) if thresholds else {}
+        if (seconds := time.perf_counter() - started) >= TOLD_AFTER:
+            session.progress.message(f"compared learned thresholds with the whole data set for {duration(seconds)}")
+        if session.metrics is None:
+            return {}
+        figures = summary(held, session.labels)
+        for name, result in checked.items():
+            figures |= {f"{name}/{key}": value for key, value in result.figures().items()}
+        if recorded:
+            write_arrays(session.folder, epoch, held, checked)
+        return figures
+
+    def finish(self, session: Session) -> Figures:
+        write_clusters(session.folder, session.plan.train)
         return {}
-    names = training.learner.method.contrast_names
-    thresholds = learned_thresholds(detector, names, training.clock) if recorded else {}
-    started = time.perf_counter()
-    checked = check_thresholds(training, thresholds, epoch) if thresholds else {}
-    if (seconds := time.perf_counter() - started) >= TOLD_AFTER:
-        training.progress.message(f"compared learned thresholds with the whole data set for {duration(seconds)}")
-    if training.metrics is None:
-        return {}
-    figures = summary(held, training.data.train.labels)
-    for name, result in checked.items():
-        figures |= {f"{name}/{key}": value for key, value in result.figures().items()}
-    if recorded:
-        write_arrays(training.folder, epoch, held, checked)
-    return figures
 
 
 def summary(held: Mapping[str, Tensor], labels: Tensor | None) -> dict[str, float | None]:

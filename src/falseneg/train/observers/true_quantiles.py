@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from falseneg.batch import Embeddings
 from falseneg.contrast import Contrast, Embedded, Space
 from falseneg.data import view_loader
-from falseneg.methods.base import Embeddings, Views
 from falseneg.rules import at_least_float32
 from falseneg.statistics import count_above, gather
 from falseneg.statistics.gather import gather_rows
 from falseneg.statistics.spread import Spread
 from falseneg.train.gradient_cache import frozen_statistics, random_state, same_draws
 from falseneg.train.guards import end_workers, outlast_signals
-from falseneg.train.prepare import views_of
-
-if TYPE_CHECKING:
-    from falseneg.train.loop import Training
+from falseneg.train.plan import views_of
+from falseneg.train.session import Session
 
 ANCHORS = 256
 """Images whose thresholds are checked: those whose flagged pairs are recorded, too."""
@@ -76,7 +72,7 @@ class Checked:
         }
 
 
-def check_thresholds(training: Training, thresholds: Mapping[str, Threshold], epoch: int) -> dict[str, Checked]:
+def check_thresholds(session: Session, thresholds: Mapping[str, Threshold], epoch: int) -> dict[str, Checked]:
     """Compare the thresholds of some images with the quantiles that they estimate; every rank has to ask.
 
     The quantiles are those under the present encoder, of similarities with the views that all images will have in the
@@ -86,24 +82,24 @@ def check_thresholds(training: Training, thresholds: Mapping[str, Threshold], ep
     Cost: a forward pass over the data set, and O(`ANCHORS` · views of all images).
 
     Args:
-        training: where training stands.
+        session: where training stands.
         thresholds: by name.
         epoch: the epoch that has just ended, from 1: the number of the next one from 0.
     """
-    learner, method, device = training.learner, training.learner.method, training.fabric.device
-    rows = len(training.data.train)
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(training.run.seed))
+    learner, method, device = session.learner, session.learner.method, session.fabric.device
+    rows = len(session.plan.train)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(session.run.seed))
     anchors = order[:ANCHORS].sort().values.to(device)
     checks = {name: _Check(threshold, anchors) for name, threshold in thresholds.items()}
-    rank, world = training.fabric.global_rank, training.fabric.world_size
-    batches = order.tensor_split(max(1, rows // training.data.batch_size))
+    rank, world = session.fabric.global_rank, session.fabric.world_size
+    batches = order.tensor_split(max(1, rows // session.plan.batch_size))
     keys = [[(epoch, row) for row in batch[rank::world].tolist()] for batch in batches]
-    loader = view_loader(views_of(training.run, training.data), keys, training.data.workers, device)
+    loader = view_loader(views_of(session.run, session.plan), keys, session.plan.workers, device)
     loader.worker_init_fn = outlast_signals
     try:
         with torch.no_grad(), frozen_statistics(method), same_draws(random_state(device), device):
-            for views in loader:
-                pieces = _pieces(views.to(device, non_blocking=True), training.run.accumulate)
+            for batch in loader:
+                pieces = batch.to(device, non_blocking=True).pieces(session.run.accumulate)
                 embeddings = Embeddings.cat([learner.encode(piece) for piece in pieces])
                 for contrast in method.contrasts(embeddings):
                     for check in checks.values():
@@ -112,12 +108,6 @@ def check_thresholds(training: Training, thresholds: Mapping[str, Threshold], ep
     finally:
         end_workers(loader)
     return {name: check.result() for name, check in checks.items()}
-
-
-def _pieces(views: Views, number: int) -> Iterable[Views]:
-    """The batch in the pieces of the gradient cache."""
-    cuts = [len(views) * piece // number for piece in range(number + 1)]
-    return [views[start:stop] for start, stop in pairwise(cuts)]
 
 
 @dataclass(eq=False)

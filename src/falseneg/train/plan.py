@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,21 +26,35 @@ from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.losses import Criterion
 from falseneg.train.checkpoint import fingerprint, settings_of
-from falseneg.train.defaults import Circumstances, typical_side, usual_batch_size, usual_epochs, usual_image_size
+from falseneg.train.defaults import (
+    Circumstances,
+    available_cores,
+    typical_side,
+    usual_batch_size,
+    usual_epochs,
+    usual_image_size,
+    usual_workers,
+)
 from falseneg.train.guards import outlast_signals
-from falseneg.train.run import Run
+from falseneg.train.run import INCIDENTAL, Run
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 LOOKED_AT = 20_000
 """Images that are opened before training, at most, to find unreadable and converted ones."""
+TOLD_BY_THE_DATA = ("test", "holdout", "skip_unreadable")
+"""Options of a run that decide which images there are to learn from, and nothing else about the weights."""
+MEASURING = (
+    *("accelerator", "evaluate_every", "evaluate_linear", "few_labels", "few_label_draws", "check_duplicates"),
+)
+"""Options of a run on which no weight depends, but what is measured does, or where it is computed."""
 LARGE_SHARE = 0.25
 """A batch of more than this share of the data is warned of."""
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class Plan:
     """A run with nothing left open.
 
     Attributes:
@@ -60,7 +74,7 @@ class Prepared:
     workers: int
 
 
-def prepare(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) -> Prepared:
+def make_plan(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) -> Plan:
     """Open the data, look at it, and settle what the run left open.
 
     Args:
@@ -73,9 +87,8 @@ def prepare(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) -> P
         UserError: the data cannot be used so.
     """
     images = as_image_set(run.data)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    facts = Circumstances(len(images), typical_side(images), gpu, cores)
-    workers = max(0, min(cores - 1, 8)) if run.workers is None and facts.side > 16 else run.workers or 0
+    facts = Circumstances(len(images), typical_side(images), gpu, available_cores())
+    workers = usual_workers(facts) if run.workers is None else run.workers
     if images.note:
         say(images.note)
     wished = run.augmentation.size or getattr(run.method.encoder, "image_size", None)
@@ -88,7 +101,7 @@ def prepare(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) -> P
     batch_size = run.batch_size or usual_batch_size(facts)
     _check_batch(run, batch_size, len(train), say)
     epochs = run.epochs or usual_epochs(facts)
-    return Prepared(train, test, size, epochs, batch_size, workers)
+    return Plan(train, test, size, epochs, batch_size, workers)
 
 
 def _inspected(run: Run, images: ImageSet, workers: int, resumed: bool, say: Callable[[str], None]) -> ImageSet:
@@ -165,53 +178,51 @@ def _check_batch(run: Run, batch_size: int, images: int, say: Callable[[str], No
         )
 
 
-def prepare_criterion(run: Run, prepared: Prepared) -> Criterion:
+def prepare_criterion(run: Run, plan: Plan) -> Criterion:
     """Detector, strategy, objective and temperature, told about the data.
 
     Raises:
         UserError: one of them cannot work with these data.
     """
-    negatives = run.method.negatives(prepared.batch_size)
+    negatives = run.method.negatives(plan.batch_size)
     names = run.method.contrast_names
-    facts = Facts(len(prepared.train), negatives, prepared.train.labels, run.expected_classes, names, run.seed)
+    facts = Facts(len(plan.train), negatives, plan.train.labels, run.expected_classes, names, run.seed)
     criterion = Criterion(run.detector, run.strategy, run.objective, run.temperature)
     criterion.prepare(facts)
     return criterion
 
 
-def views_of(run: Run, prepared: Prepared) -> ViewSet:
+def views_of(run: Run, plan: Plan) -> ViewSet:
     """The random views of the training images."""
-    main = run.augmentation.for_size(prepared.size)
-    further = (run.support_augmentation or run.augmentation).for_size(prepared.size)
-    support = [(crops.number, further.for_crops(crops)) for crops in run.multi_crop or ()]
-    return ViewSet(prepared.train, main, run.method.views, run.seed, support or [(run.method.support_views, further)])
+    main = run.augmentation.for_size(plan.size)
+    further = (run.support_augmentation or run.augmentation).for_size(plan.size)
+    made = {name: [main if name == "image" else further] * number for name, number in run.method.streams.items()}
+    if run.multi_crop:
+        made["support"] = [maker for crops in run.multi_crop for maker in [further.for_crops(crops)] * crops.number]
+    return ViewSet(plan.train, made, run.seed)
 
 
-def loader_of(run: Run, prepared: Prepared, fabric: Fabric) -> tuple[ViewLoader, EpochSampler]:
+def loader_of(run: Run, plan: Plan, fabric: Fabric) -> tuple[ViewLoader, EpochSampler]:
     """The batches of this process, and the sampler that chooses the epoch."""
     rank, world = fabric.global_rank, fabric.world_size
-    sampler = EpochSampler(len(prepared.train), prepared.batch_size, run.seed, rank, world)
-    loader = view_loader(views_of(run, prepared), sampler, prepared.workers, fabric.device)
+    sampler = EpochSampler(len(plan.train), plan.batch_size, run.seed, rank, world)
+    loader = view_loader(views_of(run, plan), sampler, plan.workers, fabric.device)
     loader.worker_init_fn = outlast_signals
     return loader, sampler
 
 
-def settings(run: Run, prepared: Prepared, world: int) -> dict[str, str]:
-    """Everything that the weights at the end depend on: a checkpoint of other settings is refused."""
-    plain: dict[str, Any] = {name: getattr(run, name) for name in ("accumulate", "warmup", "seed", "precision")}
-    plain |= {"epochs": prepared.epochs, "batch_size": prepared.batch_size, "processes": world, "size": prepared.size}
-    plain |= {"images": len(prepared.train), "data": fingerprint(prepared.train)}
-    parts = {"detector": run.detector, "strategy": run.strategy, "objective": run.objective}
-    parts |= {"temperature": run.temperature, "augmentation": run.augmentation, "optimiser": run.optimiser}
-    if run.method.support_views and run.support_augmentation is not None:
-        parts["support_augmentation"] = run.support_augmentation
-    if run.sync_batch_norm is not None:
-        plain["sync_batch_norm"] = run.sync_batch_norm
-    if run.multi_crop:
-        plain["multi_crop"] = [(crops.number, crops.size, *crops.scale) for crops in run.multi_crop]
-    described = {name: str(value) for name, value in plain.items()}
-    for name, part in parts.items():
-        described |= settings_of(part, name)
+def settings(run: Run, plan: Plan, world: int) -> dict[str, str]:
+    """Everything that the weights at the end depend on: a checkpoint of other settings is refused.
+
+    That is every field of the run but those that are `INCIDENTAL`, and those that the plan tells more exactly.
+    """
+    settled: dict[str, Any] = {"epochs": plan.epochs, "batch_size": plan.batch_size, "processes": world}
+    settled |= {"size": plan.size, "images": len(plan.train), "data": fingerprint(plan.train)}
+    described = {name: str(value) for name, value in settled.items()}
+    for field in dataclasses.fields(run):
+        name = field.name
+        if name not in (*settled, *TOLD_BY_THE_DATA, *INCIDENTAL, *MEASURING, "devices", "init_from", "method"):
+            described |= settings_of(getattr(run, name), name)
     described |= settings_of(run.method, "method", deep=False)
     return described | settings_of(run.method.encoder, "encoder", deep=False)
 
