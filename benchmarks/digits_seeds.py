@@ -43,7 +43,7 @@ def measured(folder: Path, seed: int) -> dict[str, float]:
     labels = [images.labels for images in sets]
     found = {}
     for per_class in LABELS:
-        each = few_label_accuracy(train, labels[0], test, labels[1], per_class, max(DRAWS), seed).draws
+        each = few_label_accuracy(train, labels[0], test, labels[1], per_class, max(DRAWS), seed).each
         found |= {f"{per_class} labels, {draws} draws": statistics.fmean(each[:draws]) for draws in DRAWS}
     kept.write_text(json.dumps(found))
     return found

@@ -27,8 +27,7 @@ class MutualNeighbours(fn.Detector):
         row = torch.arange(n).repeat_interleave(nearest.offsets.diff())
         pairs = row * n + nearest.columns
         mutual = torch.isin(pairs, nearest.columns * n + row)
-        counts = row[mutual].bincount(minlength=n)
-        return fn.Listed(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), nearest.columns[mutual])
+        return fn.Listed.from_pairs(row[mutual], nearest.columns[mutual], n)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ RANK = {
     **dict.fromkeys(("contrast", "schedule", "foreign"), 2),
     "rules": 3,
     "statistics": 4,
-    **dict.fromkeys(("sample_table", "clustering", "models"), 5),
+    **dict.fromkeys(("sample_table", "clustering", "models", "flagged", "call_checks"), 5),
     **dict.fromkeys(("detectors", "objectives", "temperature"), 6),
     "methods": 7,
     **dict.fromkeys(("losses", "data"), 8),

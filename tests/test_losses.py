@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import catalogue
 import pytest
 import torch
@@ -186,3 +189,155 @@ def test_state_for_each_image_in_a_loop_of_ones_own():
         criterion(*views(0), sample=sample - 13)
     with pytest.raises(fn.UserError, match="give images, too"):
         fn.ContrastiveLoss(fn.GlobalThreshold(), classes=4)
+
+
+@pytest.mark.parametrize("name", fn.STRATEGIES)
+def test_a_strategy_by_its_name(name):
+    views = [torch.randn(6, 4) for _ in range(2)]
+    by_name, given = (fn.ContrastiveLoss(fn.FixedThreshold(0.2), strategy=s) for s in (name, fn.STRATEGIES[name]))
+    assert torch.equal(by_name(*views), given(*views))
+    renormalised = fn.ContrastiveLoss(fn.FixedThreshold(0.2), strategy=f"{name}-renormalised")
+    assert renormalised.criterion.strategy == fn.STRATEGIES[name].renormalised()
+
+
+def test_a_name_of_no_strategy_is_refused():
+    with pytest.raises(fn.UserError, match="strategy is 'elimnate'; give one of ignore, eliminate, attract"):
+        fn.ContrastiveLoss(strategy="elimnate")
+    with pytest.raises(fn.UserError, match="strategy is None"):
+        fn.Criterion(strategy=None)
+
+
+def listed(views, flags):
+    """The flagged pairs of images, and their cosines, of normalised views by a rule on (anchor, candidate) cosines."""
+    z = normalize(torch.stack(views, 1).flatten(0, 1), dim=1)
+    image = torch.arange(len(views[0])).repeat_interleave(len(views))
+    found, negatives = [], 0
+    for i in range(len(z)):
+        negative = [j for j in range(len(z)) if image[j] != image[i]]
+        negatives += len(negative)
+        found += [(int(image[i]), int(image[j]), float(z[i] @ z[j])) for j in negative if flags(i, j, z)]
+    return found, negatives
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("rows", [6, 200])
+def test_what_was_flagged_can_be_looked_at_after_each_call(rows, count):
+    """Whether the matrix of all pairs was stored or not."""
+    criterion = fn.ContrastiveLoss(fn.FixedThreshold(0.2))
+    with pytest.raises(fn.UserError, match="call the criterion first"):
+        _ = criterion.flagged
+    for seed in range(2):
+        views = [torch.randn(rows, 4, generator=torch.Generator().manual_seed(10 * seed + v)) for v in range(count)]
+        criterion(*(view.clone().requires_grad_() for view in views)).backward()
+        expected, negatives = listed(views, lambda i, j, z: float(z[i] @ z[j]) > 0.2)
+        assert criterion.flagged.share == pytest.approx(len(expected) / negatives)
+        pairs = criterion.flagged.pairs()
+        assert list(zip(pairs.anchor.tolist(), pairs.candidate.tolist(), strict=True)) == [e[:2] for e in expected]
+        assert pairs.cosine.tolist() == pytest.approx([e[2] for e in expected], abs=1e-6)
+        assert not pairs.cosine.requires_grad
+        few = criterion.flagged.pairs(limit=5)
+        assert few.anchor.tolist() == pairs.anchor[:5].tolist()
+
+
+def test_the_flags_of_a_support_set_and_of_levels():
+    class Levels(fn.Detector):
+        def flag(self, contrast, clock):
+            return fn.AboveThreshold(torch.tensor(0.2)), fn.AboveThreshold(torch.tensor(0.6)), fn.NoPairs()
+
+    views = [torch.randn(6, 4) for _ in range(2)]
+    criterion = fn.ContrastiveLoss(fn.SupportSet(top_k=3), fn.ATTRACT)
+    criterion(*views, support=[torch.randn(6, 4)])
+    assert criterion.flagged.share == pytest.approx(3 / 10) and len(criterion.flagged.pairs().anchor) == 3 * 12
+    criterion = fn.ContrastiveLoss(Levels())
+    criterion(*views)
+    above = [len(listed(views, lambda i, j, z, t=t: float(z[i] @ z[j]) > t)[0]) for t in (0.2, 0.6)]
+    assert above[0] > above[1] > 0
+    assert criterion.flagged.share == pytest.approx(sum(above) / (3 * 120))
+    assert len(criterion.flagged.pairs().anchor) == above[0]
+    criterion = fn.ContrastiveLoss()
+    criterion(*views)
+    assert criterion.flagged.share == 0 and len(criterion.flagged.pairs().anchor) == 0
+
+
+class _Traced(torch.autograd.Function):
+    """The identity, whose part of the graph can be seen to live."""
+
+    @staticmethod
+    def forward(ctx, x, graphs):
+        graphs.add(ctx)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, of_x):
+        return of_x, None
+
+
+def test_flags_that_nobody_asks_for_cost_nothing_and_keep_no_graph(monkeypatch):
+    monkeypatch.setattr("falseneg.flagged.flagged_pairs", lambda *_: pytest.fail("a sweep that nobody asked for"))
+    criterion, graphs = fn.ContrastiveLoss(fn.FixedThreshold(0.2)), weakref.WeakSet()
+    criterion(*(_Traced.apply(torch.randn(6, 4, requires_grad=True), graphs) for _ in range(2)))
+    gc.collect()
+    assert not graphs
+    assert 0 < criterion.flagged.share < 1
+
+
+SUPPORT = [torch.randn(4, 3, generator=torch.Generator().manual_seed(8))]
+
+
+@pytest.mark.parametrize("strategy", ["eliminate", "attract"])
+@pytest.mark.parametrize(
+    ("detector", "words"),
+    [
+        (lambda: fn.SupportSet(top_k=6), "top_k is 6, which flags all 6 negatives.*smaller top_k.*drop_last"),
+        (lambda: fn.SupportSet(top_k=25), "top_k is 25, which flags all 6 negatives"),
+        (lambda: fn.SupportSet(top_k=3, distinct=True), "top_k is 3"),
+        (lambda: fn.SupportSet(share=0.8), "share is 0.8, which flags all 6 negatives.*smaller share"),
+        (lambda: fn.AnyOf([fn.FixedThreshold(0.9), fn.SupportSet(top_k=6)]), "top_k is 6"),
+        (lambda: fn.StartAt(fn.SupportSet(top_k=6), "0%"), "top_k is 6"),
+    ],
+)
+def test_a_batch_too_small_for_the_number_to_flag_is_no_silent_loss_of_0(detector, words, strategy):
+    """A last batch of four images: all six negatives of each anchor would be flagged."""
+    with pytest.raises(fn.UserError, match=words) as error:
+        fn.ContrastiveLoss(detector(), strategy)(VIEW, OTHER, support=SUPPORT)
+    assert str(error.value).startswith("SupportSet: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        fn.SupportSet(top_k=5),
+        fn.SupportSet(top_k=2, distinct=True),
+        fn.SupportSet(share=0.6),
+        fn.SupportSet(top_k=25, threshold=0.1),  # the threshold decides
+        fn.SupportSet(threshold=-1.0),
+        fn.AllOf([fn.SupportSet(top_k=25), fn.FixedThreshold(0.9)]),
+        fn.StartAt(fn.SupportSet(top_k=25), "50%"),  # flags nothing yet
+    ],
+)
+def test_a_small_batch_of_which_something_is_left_is_taken(detector):
+    assert fn.ContrastiveLoss(detector)(VIEW, OTHER, support=SUPPORT).isfinite()
+
+
+@pytest.mark.parametrize("name", ["SupportSet", "BatchQuantile"])
+def test_missing_support_views_are_named(name):
+    detector = fn.SupportSet(top_k=1) if name == "SupportSet" else fn.BatchQuantile(0.3, space="support")
+    for inside in (detector, fn.StartAt(detector, "0%")):
+        with pytest.raises(fn.UserError, match=rf"{name} compares with support views; give support, a list"):
+            fn.ContrastiveLoss(inside)(VIEW, OTHER)
+    assert fn.ContrastiveLoss(fn.SupportSet(top_k=1, space=None))(VIEW, OTHER).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("GlobalThreshold", {"detector": fn.GlobalThreshold(0.1)}),
+        ("GlobalThreshold", {"detector": fn.StartAt(fn.GlobalThreshold(0.1), "1 epoch")}),
+        ("IncrementalClusters", {"detector": fn.IncrementalClusters([3])}),
+        ("GlobalContrastive", {"objective": fn.GlobalContrastive()}),
+        ("IndividualTemperature", {"temperature": fn.IndividualTemperature()}),
+    ],
+)
+def test_what_is_kept_for_each_image_asks_for_their_number_at_once(name, parts):
+    with pytest.raises(fn.UserError, match=rf"{name} keeps something for each image; give images, the number"):
+        fn.ContrastiveLoss(**parts)

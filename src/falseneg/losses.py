@@ -9,18 +9,19 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from falseneg.batch import Embeddings
+from falseneg.call_checks import check_rows, check_sample, check_support, check_views
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast
-from falseneg.detectors import Detector, NoDetection
+from falseneg.detectors import Detector, GlobalThreshold, IncrementalClusters, NoDetection, SupportSet
 from falseneg.errors import UserError
 from falseneg.facts import Facts
+from falseneg.flagged import Flagged, Judged
 from falseneg.methods.simclr import contrast_views
-from falseneg.objectives import InfoNCE, Objective
-from falseneg.rules import NoPairs, PairRule, at_least_float32
-from falseneg.statistics import NegativeStats, global_mean, stats_of_levels
-from falseneg.statistics.gather import world_size
-from falseneg.strategy import ELIMINATE, IGNORE, Strategy
-from falseneg.temperature import FixedTemperature, Temperature
+from falseneg.objectives import GlobalContrastive, InfoNCE, Objective
+from falseneg.rules import NoPairs, at_least_float32
+from falseneg.statistics import global_mean, stats_of_levels
+from falseneg.strategy import ELIMINATE, IGNORE, Strategy, StrategyName, strategy_of
+from falseneg.temperature import FixedTemperature, IndividualTemperature, Temperature
 
 
 class Criterion(nn.Module):
@@ -28,21 +29,24 @@ class Criterion(nn.Module):
 
     Args:
         detector: which negatives are suspected to be false; None for none.
-        strategy: what happens to them.
+        strategy: what happens to them: a strategy or its name, such as "eliminate" or "attract".
         objective: what is minimised; None for `InfoNCE`.
         temperature: a fixed one as a number, or a `Temperature`.
+
+    Raises:
+        UserError: there is no strategy of that name.
     """
 
     def __init__(
         self,
         detector: Detector | None = None,
-        strategy: Strategy = ELIMINATE,
+        strategy: Strategy | StrategyName = ELIMINATE,
         objective: Objective | None = None,
         temperature: float | Temperature = 0.1,
     ) -> None:
         super().__init__()
         self.detector = detector or NoDetection()
-        self.strategy = strategy
+        self.strategy = strategy_of(strategy)
         self.objective = objective or InfoNCE()
         self.temperature = temperature if isinstance(temperature, Temperature) else FixedTemperature(temperature)
 
@@ -82,7 +86,9 @@ class Criterion(nn.Module):
         return torch.as_tensor(loss), judged
 
 
-Judged = tuple[Contrast, PairRule, NegativeStats]
+__all__ = ["ContrastiveLoss", "Criterion", "Judged"]
+# What is kept for each image by a part of this kind has to know how many images there are.
+_KEPT_FOR_EACH_IMAGE = (GlobalThreshold, IncrementalClusters, GlobalContrastive, IndividualTemperature)
 
 
 class ContrastiveLoss(nn.Module):
@@ -90,24 +96,25 @@ class ContrastiveLoss(nn.Module):
 
     Rows of all ranks are compared, with their gradients. What learns from step to step for each image
     (`GlobalThreshold`, `GlobalContrastive`, `IndividualTemperature`) needs ``images``, and ``sample`` at each call; its
-    state is part of this module's ``state_dict``.
+    state is part of this module's ``state_dict``. What was flagged stands in ``flagged`` after each call.
 
     Args:
         detector: which negatives are suspected to be false; None for none.
-        strategy: what happens to them.
+        strategy: what happens to them: a strategy or its name, such as "eliminate" or "attract".
         objective: what is minimised; None for `InfoNCE`.
         temperature: a fixed one as a number, or a `Temperature`.
         images: how many images the data set has.
         classes: how many kinds of image to expect in it, for what the detector leaves open.
 
     Raises:
-        UserError: a part cannot work with that data set.
+        UserError: a part cannot work with that data set, or needs to know how many images it has; or there is no
+            strategy of that name.
     """
 
     def __init__(
         self,
         detector: Detector | None = None,
-        strategy: Strategy = ELIMINATE,
+        strategy: Strategy | StrategyName = ELIMINATE,
         objective: Objective | None = None,
         temperature: float | Temperature = 0.1,
         *,
@@ -117,10 +124,27 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         self.criterion = Criterion(detector, strategy, objective, temperature)
         self.images = images
+        self._flagged: Flagged | None = None
         if images is not None:
             self.criterion.prepare(Facts(images, negatives=2 * images, classes=classes))
         elif classes is not None:
             raise UserError("ContrastiveLoss: classes says how many kinds there are among the images; give images, too")
+        elif keeping := [part for part in self.modules() if isinstance(part, _KEPT_FOR_EACH_IMAGE)]:
+            raise UserError(
+                f"ContrastiveLoss: {type(keeping[0]).__name__} keeps something for each image; give images, the number of "
+                "images in the data set, and sample, their rows in it, at each call"
+            )
+
+    @property
+    def flagged(self) -> Flagged:
+        """What the last call flagged: its ``share`` of the negatives, and the ``pairs()``.
+
+        Raises:
+            UserError: there was no call yet.
+        """
+        if self._flagged is None:
+            raise UserError("ContrastiveLoss: nothing was flagged yet; call the criterion first")
+        return self._flagged
 
     def forward(
         self,
@@ -141,12 +165,18 @@ class ContrastiveLoss(nn.Module):
         Raises:
             UserError: fewer than two views; views, ``support`` or ``sample`` of another shape, type or device than these
                 lines say; a single image, on one process; no ``sample`` where state is kept for each image, or one beyond
-                the data set.
+                the data set; no ``support`` where the detector looks at it; so few images that a `SupportSet` flags all
+                negatives of all of them, which would leave nothing to learn from.
         """
-        _check_views(views)
+        check_views(views)
         images = views[0]
         if support is not None:
-            _check_support(support, images)
+            check_support(support, images)
+        elif looking := [part for part in self.modules() if getattr(part, "space", None) == "support"]:
+            raise UserError(
+                f"ContrastiveLoss: {type(looking[0]).__name__} compares with support views; give support, a list of further "
+                "views of the same images, (B, D) each, or set its space to None to compare the views themselves"
+            )
         if sample is None:
             if self.images is not None:
                 raise UserError(
@@ -154,98 +184,20 @@ class ContrastiveLoss(nn.Module):
                 )
             sample = torch.full((len(images),), NOBODY, device=images.device)
         else:
-            _check_sample(sample, images)
+            check_sample(sample, images)
             if self.images is not None:
-                _check_rows(sample, self.images)
+                check_rows(sample, self.images)
         rows = {"image": _unit(views)}
         if support is not None:
             rows["support"] = _unit(support).detach().to(rows["image"].dtype)
-        loss, _ = self.criterion([contrast_views(Embeddings(sample.long(), rows))], clock or Clock(0, 1, 1))
+        contrast = contrast_views(Embeddings(sample.long(), rows))
+        loss, judged = self.criterion([contrast], clock or Clock(0, 1, 1))
+        self._flagged = Flagged(judged, len(views))
+        by_number = [part for part in self.modules() if isinstance(part, SupportSet)]
+        if by_number and self._flagged.are_all:  # mostly in the last batch of an epoch, which is smaller
+            for part in by_number:
+                part.check_number(contrast)
         return loss
-
-
-def _check_views(views: Sequence[Tensor]) -> None:
-    """Refuse what cannot be compared.
-
-    Raises:
-        UserError: fewer than two views, or not (B, D) of one shape, floating-point type and device, with B and D above 0.
-    """
-    if len(views) < 2 or not all(isinstance(view, Tensor) for view in views):
-        given = ", ".join(_described(view) for view in views) or "nothing"
-        raise UserError(f"ContrastiveLoss: got views of {given}; give two or more tensors of one shape (B, D)")
-    first = views[0]
-    alike = all((view.shape, view.dtype, view.device) == (first.shape, first.dtype, first.device) for view in views)
-    if not (alike and first.ndim == 2 and first.is_floating_point() and first.numel()):
-        given = ", ".join(_described(view) for view in views)
-        raise UserError(
-            f"ContrastiveLoss: got views of {given}; give two or more of one shape (B, D), one floating-point type and one "
-            "device, none of them empty"
-        )
-    if len(first) == 1 and world_size() == 1:
-        raise UserError(
-            "ContrastiveLoss: got views of a single image, which needs others to compare with; give at least 2 images, for "
-            "instance with drop_last=True in the DataLoader"
-        )
-
-
-def _check_support(support: Sequence[Tensor] | Tensor, images: Tensor) -> None:
-    """Refuse support views that are not of these images, (B, D).
-
-    Raises:
-        UserError: there are none, or they are of another shape, of no floating-point type or on another device.
-    """
-    views = list(support) if not isinstance(support, Tensor) or support.ndim else [support]
-    fit = all(
-        isinstance(view, Tensor)
-        and view.shape == images.shape
-        and view.is_floating_point()
-        and view.device == images.device
-        and view.dtype == views[0].dtype
-        for view in views
-    )
-    if not (views and fit):
-        given = ", ".join(_described(view) for view in views) or "nothing"
-        raise UserError(
-            f"ContrastiveLoss: got support views of {given}; give one or more of the shape {tuple(images.shape)} of the views, "
-            "of one floating-point type and on their device, or leave support out"
-        )
-
-
-def _check_sample(sample: Tensor, images: Tensor) -> None:
-    """Refuse what does not say for each of these (B, D) rows which image it shows.
-
-    Raises:
-        UserError: it is of another length, of no type of whole numbers or on another device.
-    """
-    whole = isinstance(sample, Tensor) and not (
-        sample.is_floating_point() or sample.is_complex() or sample.dtype == torch.bool
-    )
-    if not (whole and sample.shape == (len(images),) and sample.device == images.device):
-        raise UserError(
-            f"ContrastiveLoss: got a sample of {_described(sample)}; give {len(images)} whole numbers, one for each image, on "
-            "the device of the views"
-        )
-
-
-def _described(given: object) -> str:
-    """Shape, type and device of a tensor in words; of anything else its type."""
-    if not isinstance(given, Tensor):
-        return type(given).__name__
-    return f"{tuple(given.shape)} {str(given.dtype).removeprefix('torch.')} on {given.device}"
-
-
-def _check_rows(sample: Tensor, images: int) -> None:
-    """Refuse rows that the data set has not: some of them would be taken for others.
-
-    Raises:
-        UserError: a row is negative, or too large.
-    """
-    least, most = torch.stack(sample.aminmax()).tolist()
-    if least < 0 or most >= images:
-        raise UserError(
-            f"ContrastiveLoss: sample holds {most if most >= images else least}, but a data set of {images} images has the "
-            f"rows 0 to {images - 1}; give the rows of the images, or the right number of images"
-        )
 
 
 def _unit(views: Sequence[Tensor] | Tensor) -> Tensor:

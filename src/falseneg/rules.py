@@ -124,6 +124,21 @@ class Listed(PairRule):
     offsets: Tensor
     columns: Tensor
 
+    @staticmethod
+    def from_pairs(anchor: Tensor, column: Tensor, anchors: int) -> Listed:
+        """The rule that flags these pairs, which may come in any order: O(K log K), without waiting for the device.
+
+        Args:
+            anchor: (K,) int64, the anchor of each pair.
+            column: (K,) int64, its candidate.
+            anchors: N, how many anchors the contrast has.
+        """
+        order = column.argsort(stable=True)
+        order = order[anchor[order].argsort(stable=True)]
+        offsets = torch.zeros(anchors + 1, dtype=torch.int64, device=anchor.device)
+        offsets.index_add_(0, anchor + 1, torch.ones_like(anchor))
+        return Listed(offsets.cumsum(0), column[order])
+
     def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
         listed = slice(self._bounds[rows.start], self._bounds[rows.stop])
         lines, columns = self._lines[listed] - rows.start, self.columns[listed] - cols.start

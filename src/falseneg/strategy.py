@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from falseneg.errors import UserError
 
@@ -46,4 +47,32 @@ ATTRACT_OUTSIDE = Strategy(1, 0)
 """Flagged pairs become positives and leave the denominator (IFND)."""
 
 STRATEGIES = {"ignore": IGNORE, "eliminate": ELIMINATE, "attract": ATTRACT, "attract-outside": ATTRACT_OUTSIDE}
-"""The strategies by the names that the command line and the recipes use."""
+"""The strategies of the papers, by name."""
+StrategyName = Literal[
+    "ignore",
+    "eliminate",
+    "attract",
+    "attract-outside",
+    "ignore-renormalised",
+    "eliminate-renormalised",
+    "attract-renormalised",
+    "attract-outside-renormalised",
+]
+STRATEGY_NAMES: dict[str, Strategy] = {
+    **STRATEGIES,
+    **{f"{name}-renormalised": strategy.renormalised() for name, strategy in STRATEGIES.items()},
+}
+"""All names that the command line, the recipes and the criteria take."""
+
+
+def strategy_of(given: Strategy | str) -> Strategy:
+    """The strategy of that name; a strategy stays itself.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if isinstance(given, Strategy):
+        return given
+    if given not in STRATEGY_NAMES:
+        raise UserError(f"strategy is {given!r}; give one of {', '.join(STRATEGY_NAMES)}, or a Strategy")
+    return STRATEGY_NAMES[given]

@@ -67,3 +67,15 @@ def write_images(encode, picture):
             path.write_bytes(encode(picture(number)) if data is None else data)
 
     return _write
+
+
+@pytest.fixture
+def forget_format(monkeypatch):
+    """Have Pillow forget a format, as if it had been built without it or nobody had registered it."""
+
+    def _forget(name):
+        Image.init()
+        monkeypatch.setattr(Image, "OPEN", {known: how for known, how in Image.OPEN.items() if known != name})
+        monkeypatch.setattr(Image, "ID", [known for known in Image.ID if known != name])
+
+    return _forget

@@ -1,11 +1,12 @@
 import io
 import struct
+import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError, features
 from PIL.PngImagePlugin import PngInfo
 
 from falseneg.data.decoding import decode, eight_bits, from_any
@@ -259,3 +260,43 @@ def test_what_pillow_warns_of_is_no_second_line(encode, picture):
     with warnings.catch_warnings(record=True) as said, pytest.raises(UserError, match="cannot be read as an image"):
         decode(bytes(data), "a.tif")
     assert not said
+
+
+@pytest.fixture
+def heic(picture):
+    """A photo as phones store it."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(picture(1, 48, 64))).save(
+        stream, quality=-1, chroma=444, matrix_coefficients=0
+    )
+    return stream.getvalue()
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(forget_format, heic, picture):
+    forget_format("HEIF")
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(heic))
+    decoded = decode(heic, "x.heic")
+    assert np.abs(pixels(decoded).astype(int) - picture(1, 48, 64)).mean() < 1 and decoded.conversions == ()
+    with pytest.raises(UserError, match="x.heic cannot be read as an image"):
+        decode(heic[:300], "x.heic")
+
+
+@pytest.mark.parametrize(
+    ("kind", "needed"), [("HEIC", "the package pillow-heif"), ("AVIF", "Pillow 11.3 or later")], ids=["HEIC", "AVIF"]
+)
+def test_what_is_missing_to_read_photos_of_phones_is_named(monkeypatch, forget_format, kind, needed):
+    forget_format("HEIF")
+    forget_format("AVIF")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    header = b"\0\0\0\x1cftyp" + kind.lower().encode() + bytes(40)
+    with pytest.raises(UserError, match=rf"x cannot be read as an image \({kind}, which needs {needed}\)"):
+        decode(header, "x")
+
+
+def test_avif_is_read(encode, picture):
+    if not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    decoded = decode(encode(picture(1, 48, 64), "AVIF", quality=100, subsampling="4:4:4"), "x.avif")
+    assert np.abs(pixels(decoded).astype(int) - picture(1, 48, 64)).mean() < 2

@@ -70,7 +70,7 @@ def test_folder_of_splits_is_refused(tmp_path, write_images):
 def test_missing_empty_and_wrong_folders(tmp_path):
     with pytest.raises(UserError, match="missing does not exist"):
         Folder(str(tmp_path / "missing"))
-    with pytest.raises(UserError, match=r"holds no images: they must end in \.bmp"):
+    with pytest.raises(UserError, match=r"holds no images: they must end in \.avif, \.bmp"):
         Folder(str(tmp_path))
     (tmp_path / "list.txt").write_text("")
     with pytest.raises(UserError, match=r"is a file, not a folder.*FileList"):

@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -135,3 +136,22 @@ def test_a_worker_that_is_killed_is_one_sentence():
     with pytest.raises(UserError, match="a data-loading process was killed.*use fewer workers") as error:
         inspect(Deadly(), limit=40, check_duplicates=False, workers=1)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_missing_to_read_photos_of_phones_is_counted_and_named(
+    tmp_path, monkeypatch, forget_format, encode, picture
+):
+    """All files of one kind in one clause: a person with a thousand of them has to know what to install."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    forget_format("HEIF")
+    for extra, name in enumerate(("a.heic", "b.HEIC", "c.heif")):
+        (tmp_path / name).write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(40 + extra))
+    (tmp_path / "d.jpg").write_bytes(b"")
+    (tmp_path / "e.png").write_bytes(encode(picture(0)))
+    images = Folder(str(tmp_path))
+    assert images.names == ["a.heic", "b.HEIC", "c.heif", "d.jpg", "e.png"]
+    (sentence,) = inspect(images).sentences()
+    assert (
+        sentence.startswith("unreadable images: 4, 3 of them HEIC, which needs the package pillow-heif, the first: ")
+        and "a.heic" in sentence
+    )

@@ -122,3 +122,29 @@ def test_what_cannot_be_read_by_row():
         as_image_set(3)
     with pytest.raises(UserError, match="Own is empty"):
         as_image_set(Own(0))
+
+
+@pytest.mark.parametrize("keys", [("image", "label"), ("img", "target")])
+def test_items_that_are_mappings(keys):
+    class Mappings(Own):
+        def __getitem__(self, row):
+            image, label, further = super().__getitem__(row)
+            return {"further": further, keys[1]: label, keys[0]: image}
+
+    images = Wrapped(Mappings())
+    assert images.labels.tolist() == [0, 1, 2, 0]
+    image, row, label = images[2]
+    assert (image == 2).all() and (row, label) == (2, 2) and images.load(1).conversions == ("greyscale",)
+
+
+def test_a_mapping_without_an_image_is_named_by_what_it_holds():
+    class Mappings(Own):
+        def __getitem__(self, row):
+            return {"picture": Image.new("L", (5, 4), row), "label": 1}
+
+    images = Wrapped(Mappings())
+    with pytest.raises(
+        UserError, match="image 1 of Mappings is a mapping that holds 'picture', 'label': an item needs"
+    ):
+        images.image(1)
+    assert images.labels is None

@@ -238,6 +238,7 @@ def test_start_at_flags_nothing_before_but_the_inner_detector_learns():
         (lambda: fn.SupportSet(share=1.0), "share is 1.0"),
         (lambda: fn.SupportSet(mean=True, space=None, top_k=1), "needs one"),
         (lambda: fn.SupportSet(top_k=30).prepare(fn.Facts(rows=9, negatives=16)), "top_k is 30, but .* 16 candidates"),
+        (lambda: fn.SupportSet(top_k=16).prepare(fn.Facts(rows=9, negatives=16)), "top_k is 16, but .* 16 candidates"),
         (lambda: fn.SupportSet().prepare(fn.Facts(rows=9, negatives=16)), "give top_k, share or threshold"),
         (lambda: fn.BatchQuantile(alpha=0.0), "alpha is 0.0"),
         (lambda: fn.BatchQuantile().prepare(fn.Facts(rows=9, negatives=16)), "give alpha"),

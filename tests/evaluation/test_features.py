@@ -8,7 +8,7 @@ from torch.utils.data import get_worker_info
 
 from falseneg.data.image_set import ImageSet
 from falseneg.errors import UserError
-from falseneg.evaluation import evaluate, evaluate_features, extract_features, few_label_accuracy
+from falseneg.evaluation import Split, evaluate, evaluate_features, evaluations_of, extract_features, few_label_accuracy
 
 
 class Squares(ImageSet):
@@ -101,20 +101,19 @@ def test_evaluate_gives_every_figure_and_leaves_unlabelled_images_out():
     train = Squares([0, 1, 2, -1] * 8)
     test = Squares([0, 1, 2, -1] * 5, seed=1)
     progress = []
-    figures = evaluate(
-        Probe(), train, test, 8, batch_size=16, progress=lambda done, total: progress.append((done, total))
-    )
+    figures = evaluate(Probe(), train, test, 8, progress=lambda done, total: progress.append((done, total)))
     assert figures == {"knn": 1.0, "linear": 1.0, "few_label": 1.0, "few_label_sd": 0.0}
-    assert progress == [(16, 39), (24, 39), (39, 39)]
+    assert progress == [(24, 39), (39, 39)]
 
 
 def test_few_label_is_blank_where_a_class_is_too_small():
     labels = torch.tensor([0] * 20 + [1] * 4)
     features = torch.randn(24, 3, generator=torch.Generator().manual_seed(0)) + 5 * labels[:, None]
-    figures = evaluate_features(features, labels, features, labels)
+    split = Split(features, labels, features, labels)
+    figures = evaluate_features(split)
     assert figures["few_label"] is None and figures["few_label_sd"] is None
     assert figures["linear"] > 0.9
-    fewer = evaluate_features(features, labels, features, labels, seed=3, few_labels=2, few_label_draws=4)
+    fewer = evaluate_features(split, 3, evaluations_of(2, 4))
     expected = few_label_accuracy(features, labels, features, labels, per_class=2, draws=4, seed=3)
     assert (fewer["few_label"], fewer["few_label_sd"]) == (expected.mean, expected.sd)
 

@@ -40,9 +40,9 @@ def test_equals_scikit_learn_on_the_same_draws():
         judge = LogisticRegression(C=1 / (12 * 1.0), tol=1e-8, max_iter=1000)
         judge.fit((train[rows] - mean) / sd, labels[rows])
         expected.append(judge.score((test - mean) / sd, test_labels))
-    assert ours.draws == pytest.approx(expected, abs=1 / 120)
-    assert ours.mean == pytest.approx(sum(ours.draws) / 6)
-    assert ours.sd == pytest.approx(statistics.stdev(ours.draws))
+    assert ours.each == pytest.approx(expected, abs=1 / 120)
+    assert ours.mean == pytest.approx(sum(ours.each) / 6)
+    assert ours.sd == pytest.approx(statistics.stdev(ours.each))
     assert ours.sd > 0
 
 

@@ -47,7 +47,10 @@ def test_float64_stays_float64():
 
 @pytest.mark.parametrize(
     ("size", "wish", "small"),
-    [(8, None, True), (64, None, True), (65, None, False), (None, None, False), (224, True, True), (32, False, False)],
+    [
+        *((8, None, True), (32, None, True), (33, None, False), (64, None, False), (65, None, False)),
+        *((None, None, False), (64, True, True), (224, True, True), (32, False, False)),
+    ],
 )
 def test_small_stem(size, wish, small):
     encoder = fn.Encoder("resnet18", size, small_stem=wish, arguments=SMALL)

@@ -23,7 +23,7 @@ def batch():
 
 
 def listed(flagged):
-    return fn.Listed(torch.cat([torch.zeros(1, dtype=torch.int64), flagged.sum(1).cumsum(0)]), flagged.nonzero()[:, 1])
+    return fn.Listed.from_pairs(*flagged.nonzero().unbind(1), len(flagged))
 
 
 def by_paper(contrast, flagged, equation):

@@ -178,9 +178,7 @@ def test_gradcheck(backend_name, kind, monkeypatch):
     monkeypatch.setattr(tiles, "TILE", 4)
     _, bank, of_anchor, of_candidate, _ = catalogue.make(kind)
     flagged = torch.rand(len(of_anchor), len(of_candidate), generator=torch.Generator().manual_seed(1)) < 0.3
-    listed = fn.Listed(
-        torch.cat([torch.zeros(1, dtype=torch.int64), flagged.sum(1).cumsum(0)]), flagged.nonzero()[:, 1]
-    )
+    listed = fn.Listed.from_pairs(*flagged.nonzero().unbind(1), len(of_anchor))
 
     def all_statistics(z, keys, tau):
         anchors = fn.Embedded(z, of_anchor)
@@ -376,3 +374,16 @@ def test_second_derivatives_of_a_criterion():
         many = [torch.randn(150, 3, generator=draw).requires_grad_() for _ in range(2)]
         with pytest.raises(fn.UserError, match="second derivatives.*65,536 pairs"):
             torch.autograd.grad(fn.ContrastiveLoss(objective=objective)(*many), many, create_graph=True)
+
+
+def test_a_rule_from_pairs_in_any_order():
+    flagged = torch.rand(5, 7, generator=torch.Generator().manual_seed(2)) < 0.4
+    flagged[0] = flagged[3] = flagged[4] = False  # anchors without pairs: the first, one between, the last
+    pairs = flagged.nonzero()
+    mixed = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(3))]
+    listed = fn.Listed.from_pairs(mixed[:, 0], mixed[:, 1], 5)
+    assert listed.offsets.tolist() == [0, 0, *flagged[1:].sum(1).cumsum(0).tolist()]
+    assert torch.equal(listed.columns, pairs[:, 1])
+    assert torch.equal(listed.tile(slice(0, 5), slice(0, 7), torch.zeros(5, 7)), flagged)
+    none = fn.Listed.from_pairs(mixed[:0, 0], mixed[:0, 1], 5)
+    assert not none.tile(slice(1, 5), slice(2, 7), torch.zeros(4, 5)).any()

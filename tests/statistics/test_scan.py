@@ -195,3 +195,50 @@ def test_flagged_pairs_and_histogram_agree_with_the_statistics():
     counts = fn.confusion(contrast, rule, labels)
     assert torch.equal(split["true_negative"] + split["false_negative"], plain["negative"])
     assert int(split["flagged_false_negative"].sum()) == int(counts.true_positives)
+
+
+@pytest.mark.parametrize("kind", ["batch", "bank"])
+@pytest.mark.parametrize("rule", ["none", "threshold", "groups", "listed", "either"])
+@pytest.mark.parametrize("size", [4, 512])
+def test_confusion_is_a_count_pair_by_pair(kind, rule, size, monkeypatch):
+    """With tiles on and beside the diagonal, samples that are repeated, nobody, and labels that are unknown."""
+    monkeypatch.setattr(tiles, "TILE", size)
+    draw = torch.Generator().manual_seed(5)
+    z, keys = (torch.nn.functional.normalize(torch.randn(13, 6, generator=draw).double(), dim=1) for _ in range(2))
+    sample = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 0, -1, -7])
+    anchors = fn.Embedded(z, sample)
+    candidates = anchors if kind == "batch" else fn.Embedded(keys, sample.roll(3))
+    contrast = fn.Contrast("views", anchors, candidates, z[:, :1])
+    labels = torch.tensor([0, 1, 0, -1, 1])
+    groups = torch.randint(-1, 3, (2, 13, 2), generator=draw)
+    chosen = {
+        "none": fn.NoPairs(),
+        "threshold": fn.AboveThreshold(torch.linspace(-0.4, 0.4, 13).double()),
+        "groups": fn.SameGroup(*groups),
+        "listed": fn.Listed.from_pairs(*(torch.rand(13, 13, generator=draw) < 0.4).nonzero().unbind(1), 13),
+    }
+    chosen["either"] = chosen["threshold"] | chosen["listed"]
+    flags = chosen[rule].tile(slice(0, 13), slice(0, 13), z @ candidates.z.T)
+    expected = [0, 0, 0, 0]
+    for i in range(13):
+        for j in loops.negatives_of(i, anchors.sample.tolist(), candidates.sample.tolist()):
+            a, c = (int(labels[s]) if s >= 0 else -1 for s in (int(anchors.sample[i]), int(candidates.sample[j])))
+            if min(a, c) >= 0:
+                hit = [bool(flags[i, j]) and a == c, bool(flags[i, j]), a == c, True]
+                expected = [total + h for total, h in zip(expected, hit, strict=True)]
+    assert [int(number) for number in vars(fn.confusion(contrast, chosen[rule], labels)).values()] == expected
+    assert expected[2] > 0 and (rule == "none" or 0 < expected[0] < expected[1])
+
+
+def test_confusion_multiplies_half_of_a_symmetric_matrix_and_nothing_for_no_pairs(monkeypatch):
+    monkeypatch.setattr(tiles, "TILE", 4)
+    products, mm = [], torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b, **more: products.append(a.shape[0] * b.shape[1]) or mm(a, b, **more))
+    z = torch.nn.functional.normalize(torch.randn(40, 6), dim=1)
+    anchors = fn.Embedded(z, torch.arange(20).repeat_interleave(2))
+    labels = torch.arange(20) % 3
+    fn.confusion(fn.Contrast("views", anchors, anchors, z[:, :1]), fn.AboveThreshold(torch.tensor(0.1)), labels)
+    assert sum(products) == 55 * 16  # of 100 tiles
+    products.clear()
+    fn.confusion(fn.Contrast("views", anchors, anchors, z[:, :1]), fn.NoPairs(), labels)
+    assert not products

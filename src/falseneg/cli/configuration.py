@@ -14,11 +14,11 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import Namespace
 
-from falseneg.cli.parser import STRATEGY_NAMES, Parser, run_parser
+from falseneg.cli.parser import Parser, run_parser
 from falseneg.cli.trusting import constructor_defaults, imported
 from falseneg.data import ImageSet, as_image_set
 from falseneg.errors import UserError
-from falseneg.strategy import Strategy
+from falseneg.strategy import STRATEGY_NAMES, Strategy
 from falseneg.train.defaults import Circumstances, available_cores, complete, typical_side
 from falseneg.train.run import Run, check_batch_size, check_seed
 

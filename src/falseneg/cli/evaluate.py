@@ -15,8 +15,7 @@ from falseneg.cli.export import encoder_file
 from falseneg.cli.parser import CONFIG, run_parser
 from falseneg.cli.trusting import named
 from falseneg.errors import UserError
-from falseneg.evaluation import evaluate
-from falseneg.evaluation.few_label import few_label_name
+from falseneg.evaluation import evaluate, evaluations_of
 from falseneg.files import write_bytes
 from falseneg.methods import SimCLR
 from falseneg.models import Encoder
@@ -66,10 +65,10 @@ def run(arguments: Sequence[str]) -> int:
     )
     out = options["out"] or _beside(options["encoder"])
     write_bytes(out, (json.dumps(figures, indent=1) + "\n").encode())
-    few = few_label_name(figures["few_labels"])
-    for key, name in (("knn", "nearest neighbours"), ("linear", "linear probe"), ("few_label", few)):
-        spread = f" ± {figures['few_label_sd']:.1%}" if key == "few_label" and figures["few_label_sd"] else ""
-        print(f"{name:<20}" + ("not measurable" if figures[key] is None else f"{figures[key]:.1%}{spread}"))
+    for each in evaluations_of(figures["few_labels"], figures["few_label_draws"]):
+        accuracy, sd = figures[each.key], figures.get(f"{each.key}_sd")
+        spread = "" if sd is None else f" ± {sd:.1%}"
+        print(f"{each.title:<20}" + ("not measurable" if accuracy is None else f"{accuracy:.1%}{spread}"))
     print(f"learnt from {figures['images']:,} images, measured on {figures['test_images']:,}; written to {out}")
     return 0
 
@@ -92,11 +91,10 @@ def _measure(run: Run) -> dict[str, Any]:
         *sets,
         size,
         device=device or "cpu",
-        progress=_progress,
         workers=prepared.workers,
         seed=run.seed,
-        few_labels=run.few_labels,
-        few_label_draws=run.few_label_draws,
+        evaluations=evaluations_of(run.few_labels, run.few_label_draws),
+        progress=_progress,
     )
     about = {"images": len(prepared.train), "test_images": len(prepared.test), "image_size": size, "seed": run.seed}
     about |= {"few_labels": run.few_labels, "few_label_draws": run.few_label_draws}

@@ -8,7 +8,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
@@ -21,14 +21,12 @@ from falseneg.foreign.text import read_yaml
 from falseneg.models import Encoder
 from falseneg.row_step import RowStep
 from falseneg.schedule import Schedule
-from falseneg.strategy import STRATEGIES, Strategy
+from falseneg.strategy import Strategy, StrategyName
 from falseneg.train.folder import ABOUT
 from falseneg.train.optimisers import Optimiser
 from falseneg.train.run import Run
 
 CONFIG = "config.yaml"
-STRATEGY_NAMES = {**STRATEGIES, **{f"{name}-renormalised": s.renormalised() for name, s in STRATEGIES.items()}}
-StrategyName = Literal[tuple(STRATEGY_NAMES)]  # type: ignore[valid-type]
 STRATEGY_HELP = (
     "what happens to the negatives that the detector flags: a name, or the numbers --strategy.positive (weight among the "
     "positives), --strategy.negative (weight among the negatives) and --strategy.renormalise"

@@ -10,11 +10,13 @@ from typing import Any
 
 from falseneg.compare.summary import BASELINE, Summary, summarise
 from falseneg.compare.tasks import Task
+from falseneg.evaluation import EVALUATIONS
 from falseneg.files import write_bytes
 from falseneg.train.metrics import read_metrics
 
 OF_THE_END = (
-    *("knn", "linear", "few_label", "few_label_sd", "test_images"),
+    *(key for each in EVALUATIONS for key in each.keys),
+    "test_images",
     *("seconds", "seconds_per_epoch", "peak_memory_mib"),
 )
 OF_THE_LAST_EPOCH = ("precision", "recall", "f1", "share_flagged", "chance")

@@ -24,12 +24,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from falseneg.compare.differences import Difference, Differences, GapClosed
+from falseneg.evaluation import EVALUATIONS, FewLabel
 
 BASELINE = "none"
 """The variant that all others are compared with."""
-ACCURACIES = ("knn", "linear", "few_label")
+ACCURACIES = tuple(each.key for each in EVALUATIONS)
 """The figures that differences and the gap closed are computed for."""
-PRIMARY = "few_label"
+PRIMARY = FewLabel.key
 """The accuracy that makes the verdicts where none is named."""
 FIGURES = (
     *ACCURACIES,

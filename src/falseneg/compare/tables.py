@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from falseneg.compare.differences import Difference, GapClosed
 from falseneg.compare.summary import ACCURACIES, BASELINE, Figure, Summary, VariantSummary
+from falseneg.evaluation import EVALUATIONS
 
-NAMES = {"knn": "kNN", "linear": "linear", "few_label": "few-label"}
+NAMES = {each.key: each.short for each in EVALUATIONS}
 """What the accuracies are called."""
 VERDICTS = {
     "helped": "helped",
@@ -59,7 +60,7 @@ def tables(summary: Summary) -> tuple[Table, ...]:
         _table(
             "Accuracy",
             "Per cent of the test images, at the last epoch: mean ± sample standard deviation over the seeds.",
-            [("kNN", "knn", _points), ("linear", "linear", _points), ("few-label", "few_label", _points)],
+            [(name, key, _points) for key, name in NAMES.items()],
             summary,
         ),
         Table(

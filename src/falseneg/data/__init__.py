@@ -2,6 +2,7 @@
 
 from falseneg.data.digits import Digits
 from falseneg.data.folder import FileList, Folder
+from falseneg.data.hugging_face import HuggingFace
 from falseneg.data.image_set import EncodedSet, ImageSet, Subset, align_classes, split_holdout
 from falseneg.data.inspection import Inspection, find_duplicates, inspect
 from falseneg.data.loader import EpochSampler, ViewLoader, ViewSample, ViewSet, collate, view_loader
@@ -21,6 +22,7 @@ __all__ = [
     "EpochSampler",
     "FileList",
     "Folder",
+    "HuggingFace",
     "ImageSet",
     "Inspection",
     "Parquet",

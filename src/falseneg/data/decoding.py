@@ -30,6 +30,10 @@ GREYSCALE, DEEP, PALETTE, TRANSPARENT, CMYK, TURNED, OTHER = (
 _KIND_OF_MODE = {"1": GREYSCALE, "L": GREYSCALE, "LA": GREYSCALE, "P": PALETTE, "PA": PALETTE, "CMYK": CMYK}
 _REDUCIBLE = ("JPEG", "MPO")
 _DEEP_MODES = ("I", "F")
+_HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_AVIF = (b"avif", b"avis")
+NEEDED = "which needs"
+"""Stands in the message about an image whose format is known and cannot be read here."""
 _DEEP_TILE = re.compile(r"(?<!BGR);16")  # sixteen bits a channel; "BGR;16" are sixteen bits a pixel
 
 
@@ -68,13 +72,36 @@ def decode(data: bytes, name: str, reduction: Reduction | None = None) -> Decode
     with _reading(name):
         if not data:
             raise ValueError("it is empty")
-        image = Image.open(io.BytesIO(data))
+        image = _opened(data)
         _check_pixels(image)  # before it is made smaller, for which a progressive JPEG file is decoded in full
         if reduction is not None and image.format in _REDUCIBLE:
             by = reduction(image.height, image.width)
             if by > 1:
                 image.draft(image.mode, (image.width // by, image.height // by))
     return from_picture(image, name)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The picture, opened only; HEIC by pillow-heif, where that is installed.
+
+    Raises:
+        ValueError: what is missing to read HEIC or AVIF.
+        UnidentifiedImageError: it is of no known format.
+    """
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        brand = data[8:12] if data[4:8] == b"ftyp" else b""
+        if brand in _AVIF:
+            raise ValueError(f"AVIF, {NEEDED} Pillow 11.3 or later") from None
+        if brand not in _HEIC:
+            raise
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            raise ValueError(f"HEIC, {NEEDED} the package pillow-heif") from None
+        register_heif_opener()
+        return Image.open(io.BytesIO(data))
 
 
 def from_picture(image: Image.Image, name: str) -> Decoded:
@@ -218,8 +245,8 @@ def from_any(value: Any, name: str) -> Decoded:
         value = value.detach().cpu().numpy()
     if not isinstance(value, np.ndarray):
         raise UserError(
-            f"{name} is a {type(value).__name__}: a data set must yield a PIL image, a tensor or an array as its "
-            f"first element"
+            f"{name} is a {type(value).__name__}: a data set must yield a PIL image, a tensor or an array, alone, first in a "
+            f"tuple, or as 'image' of a mapping"
         )
     return _from_array(value, name)
 

@@ -14,7 +14,7 @@ from falseneg.data.storage import expanded
 from falseneg.errors import UserError
 
 EXTENSIONS = tuple(
-    ".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
+    ".avif .bmp .gif .heic .heif .hif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
 _SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _HEADERS = {"path", "file", "filename", "file_name", "filepath", "image", "img"}
@@ -67,8 +67,9 @@ class Folder(FileSet):
     in sorted order. Otherwise the images are unlabelled.
 
     Args:
-        root: the folder. Images are files that end in bmp, gif, jfif, jpe, jpeg, jpg, pbm, pgm, png, pnm, ppm, tif,
-            tiff or webp.
+        root: the folder. Images are files that end in avif, bmp, gif, heic, heif, hif, jfif, jpe, jpeg, jpg, pbm, pgm,
+            png, pnm, ppm, tif, tiff or webp. HEIC, the format of many phones, needs the package pillow-heif, which is an
+            extra: falseneg[heic].
     """
 
     def __init__(self, root: str) -> None:

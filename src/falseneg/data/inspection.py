@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from falseneg.data.decoding import NEEDED
 from falseneg.data.image_set import ImageSet, Subset
 from falseneg.data.loader import batches_of, worker_options
 from falseneg.errors import UserError
@@ -20,6 +22,9 @@ Progress = Callable[[str, int, int], None]
 """Called now and then with what is being done, how many images are done, and how many there are."""
 _READING, _COMPARING = "reading images", "comparing files"
 _CHUNK = 32
+_MISSING = re.compile(
+    rf"\w+, {NEEDED} [^)]+"
+)  # the format of an image that could be read with something else installed
 _NOT_STORED = -1
 
 
@@ -70,7 +75,9 @@ class Inspection:
         of = "" if self.checked == self.images else f" of {self.checked:,} looked at"
         found = []
         if self.unreadable:
-            found.append(f"unreadable images{of}: {len(self.unreadable):,}, the first: {self.unreadable[0]}")
+            missing = Counter(match[0] for problem in self.unreadable if (match := _MISSING.search(problem)))
+            why = "".join(f", {number:,} of them {what}" for what, number in sorted(missing.items()))
+            found.append(f"unreadable images{of}: {len(self.unreadable):,}{why}, the first: {self.unreadable[0]}")
         if self.converted:
             kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(self.converted.items()))
             found.append(f"converted to 8-bit RGB{of}: {kinds}")

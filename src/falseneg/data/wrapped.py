@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from falseneg.data.decoding import Decoded, from_any
 from falseneg.data.image_set import UNLABELLED, ImageSet
 from falseneg.errors import UserError
 
+_IMAGE_KEYS, _LABEL_KEYS = ("image", "img"), ("label", "target")
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y", "_samples", "samples", "imgs")
 
 
@@ -21,8 +22,8 @@ class DatasetBacked(ImageSet):
     """Images of a data set in torch's sense. Open: the constructor calls this one.
 
     Args:
-        dataset: has a length, and yields by index an image or a tuple whose first element is one and whose second, if
-            it is a whole number, is the label.
+        dataset: has a length, and yields by index an image; or a tuple whose first element is one and whose second, if it
+            is a whole number, is the label; or a mapping that holds both, as "image" (or "img") and "label" (or "target").
         name: what to call it in messages.
     """
 
@@ -66,7 +67,7 @@ class DatasetBacked(ImageSet):
     def _own_label(self, row: int) -> int | None:
         """The label that the item itself carries; None if it carries none or cannot be read."""
         try:
-            return _label_of(self._item(row))
+            return _label_of(self._item(row), self.describe(row))
         except UserError:
             return None
 
@@ -83,14 +84,15 @@ class DatasetBacked(ImageSet):
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         item = self._item(row)
-        label = _label_of(item)
+        label = _label_of(item, self.describe(row))
         return self._convert(item, row).image, row, UNLABELLED if label is None else label
 
     def describe(self, row: int) -> str:
         return f"image {row} of {self.name}"
 
     def _convert(self, item: Any, row: int) -> Decoded:
-        return from_any(item[0] if isinstance(item, (tuple, list)) else item, self.describe(row))
+        image, _ = _parts(item, self.describe(row))
+        return from_any(image, self.describe(row))
 
     def _item(self, row: int) -> Any:
         try:
@@ -103,7 +105,7 @@ class DatasetBacked(ImageSet):
 
 
 class Wrapped(DatasetBacked):
-    """Any data set of the user's own: (image, label), (image, ...) or image by index, random access.
+    """Any data set of the user's own: (image, label), {"image": ..., "label": ...} or image by index, random access.
 
     Images may be PIL pictures, or tensors or arrays (H, W), (C, H, W) or (H, W, C) as uint8, or as floats within 0..1.
     They should come without random transforms: the views make those. Labels are whole numbers; they are taken from an
@@ -126,11 +128,26 @@ def as_image_set(dataset: Any) -> ImageSet:
     return dataset if isinstance(dataset, ImageSet) else Wrapped(dataset)
 
 
-def _label_of(item: Any) -> int | None:
-    """The second element of an item if it is a whole number."""
-    if not isinstance(item, (tuple, list)) or len(item) < 2:
-        return None
-    value = item[1]
+def _parts(item: Any, name: str) -> tuple[Any, Any]:
+    """The image of an item and what may be its label, or None.
+
+    Raises:
+        UserError: it is a mapping without an image.
+    """
+    if isinstance(item, Mapping):
+        image = next((key for key in _IMAGE_KEYS if key in item), None)
+        if image is None:
+            given = ", ".join(map(repr, item)) or "nothing"
+            raise UserError(f"{name} is a mapping that holds {given}: an item needs 'image', and may have 'label'")
+        return item[image], next((item[key] for key in _LABEL_KEYS if key in item), None)
+    if isinstance(item, (tuple, list)) and item:
+        return item[0], item[1] if len(item) > 1 else None
+    return item, None
+
+
+def _label_of(item: Any, name: str) -> int | None:
+    """The label of an item if it is a whole number."""
+    _, value = _parts(item, name)
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         if value.ndim or not np.issubdtype(np.asarray(value).dtype, np.integer):
             return None

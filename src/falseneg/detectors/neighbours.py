@@ -63,11 +63,7 @@ class Neighbours(Detector):
         first = torch.searchsorted(ordered, neighbour)
         repeats = torch.searchsorted(ordered, neighbour, right=True) - first
         entry, place = ranges(first, repeats)
-        anchor, columns = anchor[entry], column[place]
-        order = (anchor * len(column) + columns).argsort()
-        ends = torch.zeros(len(contrast.anchors) + 1, dtype=torch.int64, device=anchor.device)
-        ends.index_add_(0, anchor + 1, torch.ones_like(anchor))
-        return Listed(ends.cumsum(0), columns[order])
+        return Listed.from_pairs(anchor[entry], column[place], len(contrast.anchors))
 
     def _neighbours_of(self, sample: Tensor) -> tuple[Tensor, Tensor]:
         """For every listed neighbour of every anchor: the anchor, and the neighbour's sample."""

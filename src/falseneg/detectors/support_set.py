@@ -11,7 +11,7 @@ from falseneg.detectors.threshold import check_cosine, check_share
 from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.rules import AboveThreshold, PairRule
-from falseneg.statistics.scan import columns_rule, top_k
+from falseneg.statistics.scan import columns_rule, same_sample, top_k
 
 
 class SupportSet(Detector):
@@ -64,10 +64,32 @@ class SupportSet(Detector):
                     "give top_k, share or threshold, or the number of expected classes"
                 )
             self.share = 1 / facts.classes
-        if self.top_k is not None and self.top_k > facts.negatives:
+        if self.top_k is not None and self.top_k >= facts.negatives + (self.threshold is not None):
             raise UserError(
                 f"SupportSet: top_k is {self.top_k}, but an anchor is compared with {facts.negatives} candidates of "
                 "other images; lower top_k or raise the batch size"
+            )
+
+    def check_number(self, contrast: Contrast) -> None:
+        """Refuse a batch so small that all negatives of all anchors are flagged, whatever they look like.
+
+        Elimination would leave nothing to learn from, without a word. Waits for the device.
+
+        Raises:
+            UserError: the number to flag is at least that of each anchor's negatives, and there is no threshold.
+        """
+        if self.threshold is not None or (self.top_k is None and self.share is None):
+            return
+        cols = contrast.columns(self.part)
+        columns, _, own = same_sample(contrast, cols)
+        negatives = int((len(columns) - own).max())
+        most = len(contrast.candidates.sample[cols].unique()) - 1 if self.distinct else negatives
+        if self._number(contrast, cols) >= most:
+            given = f"share is {self.share}" if self.top_k is None else f"top_k is {self.top_k}"
+            raise UserError(
+                f"SupportSet: {given}, which flags all {negatives} negatives of each anchor in this batch and leaves nothing "
+                f"to learn from; give a smaller {given.split()[0]}, or leave out a small last batch, for instance with "
+                "drop_last=True in the DataLoader"
             )
 
     @torch.no_grad()

@@ -5,37 +5,54 @@ Functions of features take all four tensors on one device, whichever that is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from falseneg.errors import UserError
+from falseneg.evaluation.base import Evaluation, Split
 from falseneg.evaluation.checks import check_split
 from falseneg.evaluation.false_negatives import DetectionCounts
 from falseneg.evaluation.features import evaluation_mode, extract_features
 from falseneg.evaluation.few_label import FewLabel, few_label_accuracy
 from falseneg.evaluation.groups import group_figures
-from falseneg.evaluation.knn import knn_accuracy
-from falseneg.evaluation.linear import linear_accuracy
+from falseneg.evaluation.knn import KNN, knn_accuracy
+from falseneg.evaluation.linear import Linear, linear_accuracy
 
 if TYPE_CHECKING:
     from falseneg.data.image_set import ImageSet
 
 __all__ = [
+    "EVALUATIONS",
+    "KNN",
     "DetectionCounts",
+    "Evaluation",
     "FewLabel",
+    "Linear",
+    "Split",
     "check_split",
     "evaluate",
     "evaluate_features",
     "evaluation_mode",
+    "evaluations_of",
     "extract_features",
+    "features_of",
     "few_label_accuracy",
     "group_figures",
     "knn_accuracy",
     "linear_accuracy",
 ]
+
+EVALUATIONS: tuple[Evaluation, ...] = (KNN(), Linear(), FewLabel())
+"""What is measured of every encoder, with usual settings. A further one is its file and its place here."""
+
+
+def evaluations_of(few_labels: int, few_label_draws: int) -> list[Evaluation]:
+    """`EVALUATIONS`, with that many labelled images of each class for few-label accuracy, drawn that many times."""
+    few = FewLabel(few_labels, few_label_draws)
+    return [few if isinstance(each, FewLabel) else each for each in EVALUATIONS]
 
 
 def evaluate(
@@ -43,15 +60,13 @@ def evaluate(
     train_set: ImageSet,
     test_set: ImageSet,
     size: int,
-    batch_size: int = 256,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
     workers: int = 0,
     seed: int = 0,
-    few_labels: int = 5,
-    few_label_draws: int = 10,
+    evaluations: Sequence[Evaluation] = EVALUATIONS,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float | None]:
-    """All figures of an encoder on frozen features; the encoder as it is, no epoch is chosen.
+    """Figures of an encoder on frozen features; the encoder as it is, no epoch is chosen.
 
     Images without a label are left out. Labels of ``test_set`` are used to count, never to choose anything.
 
@@ -60,13 +75,11 @@ def evaluate(
         train_set: labelled images to learn classifiers from.
         test_set: labelled images to measure on.
         size: side of the square that each image becomes, in pixels.
-        batch_size: images at a time.
         device: where the encoder lies.
-        progress: called with the images done and the images in all, over both sets.
         workers: processes that read images; 0 reads in this one.
-        seed: of the few-label draws.
-        few_labels: labelled images of each class for few-label accuracy.
-        few_label_draws: how many times they are drawn.
+        seed: of what the evaluations draw.
+        evaluations: what is measured.
+        progress: called with the images done and the images in all, over both sets.
 
     Returns:
         See `evaluate_features`.
@@ -74,20 +87,55 @@ def evaluate(
     Raises:
         UserError: a data set has no labels, or the features cannot be measured (`check_split`).
     """
+    split = features_of(encoder, train_set, test_set, size, device, workers, progress)
+    return evaluate_features(split, seed, evaluations)
+
+
+def features_of(
+    encoder: nn.Module,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    size: int,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Split:
+    """Features and labels of the labelled images of both sets; the arguments are those of `evaluate`.
+
+    Raises:
+        UserError: a data set has no labels, or an image cannot be read.
+    """
     parts = [_labelled("train", train_set), _labelled("test", test_set)]
-    total = sum(len(part) for part, _ in parts)
-    split: list[Tensor] = []
-    before = 0
+    total, before = sum(len(part) for part, _ in parts), 0
+    found: list[Tensor] = []
     for part, labels in parts:
 
         def shifted(done: int, _: int, before: int = before) -> None:
             if progress is not None:
                 progress(before + done, total)
 
-        split += [extract_features(encoder, part, size, batch_size, device, shifted, workers), labels]
+        found += [extract_features(encoder, part, size, device=device, progress=shifted, workers=workers), labels]
         before += len(part)
-    train, train_labels, test, test_labels = split
-    return evaluate_features(train, train_labels, test, test_labels, seed, few_labels, few_label_draws)
+    return Split(*found)
+
+
+def evaluate_features(
+    split: Split, seed: int = 0, evaluations: Sequence[Evaluation] = EVALUATIONS
+) -> dict[str, float | None]:
+    """All figures of features, each by the protocol and the fixed settings of its evaluation.
+
+    Returns:
+        By the keys of the evaluations, such as "knn", "linear", "few_label" with "few_label_sd" over its draws; shares in
+        [0, 1], None where the labels do not allow them.
+
+    Raises:
+        UserError: the features cannot be measured (`check_split`).
+    """
+    check_split(*split)
+    figures: dict[str, float | None] = {}
+    for evaluation in evaluations:
+        figures |= evaluation.figures(split, seed)
+    return figures
 
 
 def _labelled(name: str, image_set: ImageSet) -> tuple[ImageSet, Tensor]:
@@ -98,39 +146,3 @@ def _labelled(name: str, image_set: ImageSet) -> tuple[ImageSet, Tensor]:
         raise UserError(f"{name}: the images have no labels, so accuracy cannot be measured; give labelled images")
     part = Subset(image_set, (image_set.labels >= 0).nonzero().flatten())
     return part, image_set.labels[part.rows]
-
-
-def evaluate_features(
-    train: Tensor,
-    train_labels: Tensor,
-    test: Tensor,
-    test_labels: Tensor,
-    seed: int = 0,
-    few_labels: int = 5,
-    few_label_draws: int = 10,
-) -> dict[str, float | None]:
-    """All figures of features, each by the protocol and the fixed settings of its own function.
-
-    Args:
-        train: (n, F) features to learn from.
-        train_labels: (n,) integers of at least 0.
-        test: (m, F) features to measure on.
-        test_labels: (m,) integers of at least 0.
-        seed: of the few-label draws.
-        few_labels: labelled images of each class for few-label accuracy.
-        few_label_draws: how many times they are drawn.
-
-    Returns:
-        "knn" (20 neighbours), "linear", and "few_label" with "few_label_sd" over the draws; shares in [0, 1]. The last two are
-        None where a class has fewer than ``few_labels`` training images.
-
-    Raises:
-        UserError: the features cannot be measured (`check_split`).
-    """
-    split = (train, train_labels, test, test_labels)
-    figures: dict[str, float | None] = {"knn": knn_accuracy(*split), "linear": linear_accuracy(*split)}
-    enough = int(torch.unique(train_labels, return_counts=True)[1].min()) >= few_labels
-    if not enough:
-        return figures | {"few_label": None, "few_label_sd": None}
-    few = few_label_accuracy(*split, few_labels, few_label_draws, seed)
-    return figures | {"few_label": few.mean, "few_label_sd": few.sd}

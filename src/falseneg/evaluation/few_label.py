@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from falseneg.errors import UserError
+from falseneg.evaluation.base import Evaluation, Split
 from falseneg.evaluation.checks import check_split, class_numbers
 from falseneg.evaluation.linear import Standard, fit_logistic, share_right
 
 
 @dataclass(frozen=True)
-class FewLabel:
+class Draws:
     """Accuracies of several draws of labelled images.
 
     Attributes:
         mean: over the draws; a share in [0, 1].
         sd: sample standard deviation over the draws (n − 1 in the denominator); None for a single draw.
-        draws: the accuracy of each draw.
+        each: the accuracy of each draw.
     """
 
     mean: float
     sd: float | None
-    draws: tuple[float, ...]
+    each: tuple[float, ...]
 
 
 def few_label_accuracy(
@@ -37,7 +39,7 @@ def few_label_accuracy(
     draws: int = 10,
     seed: int = 0,
     penalty: float = 1.0,
-) -> FewLabel:
+) -> Draws:
     """Accuracy of a linear classifier that sees only a few labelled images of each class, over several draws.
 
     Protocol: features are standardised with the mean and deviation of *all* training features (that needs no label);
@@ -82,7 +84,7 @@ def few_label_accuracy(
         weight, bias = fit_logistic(standard(train[rows]), of_train[rows], classes, penalty)
         accuracies.append(share_right(test_features, of_test, weight, bias))
     sd = statistics.stdev(accuracies) if draws > 1 else None
-    return FewLabel(statistics.fmean(accuracies), sd, tuple(accuracies))
+    return Draws(statistics.fmean(accuracies), sd, tuple(accuracies))
 
 
 def draw_rows(labels: Tensor, per_class: int, generator: torch.Generator) -> Tensor:
@@ -100,6 +102,29 @@ def draw_rows(labels: Tensor, per_class: int, generator: torch.Generator) -> Ten
     return by_class[place < per_class].sort().values
 
 
-def few_label_name(per_class: int) -> str:
-    """What the accuracy is called: "5 labels a class"."""
-    return f"{per_class} label{'' if per_class == 1 else 's'} a class"
+@dataclass(frozen=True)
+class FewLabel(Evaluation):
+    """`few_label_accuracy` with that many labelled images of each class, drawn that many times; the accuracy is the mean."""
+
+    per_class: int = 5
+    draws: int = 10
+
+    key: ClassVar[str] = "few_label"
+    short: ClassVar[str] = "few-label"
+    note: ClassVar[str] = "Test images that a linear classifier of a few labelled images names correctly."
+
+    @property
+    def title(self) -> str:
+        return f"{self.per_class} label{'' if self.per_class == 1 else 's'} a class"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The mean, and the deviation over the draws."""
+        return self.key, f"{self.key}_sd"
+
+    def figures(self, split: Split, seed: int) -> dict[str, float | None]:
+        fewest = int(torch.unique(split.train_labels, return_counts=True)[1].min())
+        if fewest < self.per_class:
+            return dict.fromkeys(self.keys)
+        found = few_label_accuracy(*split, self.per_class, self.draws, seed)
+        return dict(zip(self.keys, (found.mean, found.sd), strict=True))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from falseneg.errors import UserError
+from falseneg.evaluation.base import Evaluation, Split
 from falseneg.evaluation.checks import check_split, class_numbers
 
 _TILE = 2**24
@@ -53,3 +57,19 @@ def knn_accuracy(
         votes = weight.new_zeros(len(rows), classes).scatter_add_(1, of_train[index], weight)
         right += int((votes.argmax(dim=1) == of_test[tile]).sum())
     return right / len(test)
+
+
+@dataclass(frozen=True)
+class KNN(Evaluation):
+    """`knn_accuracy` with its usual settings."""
+
+    key: ClassVar[str] = "knn"
+    short: ClassVar[str] = "kNN"
+    note: ClassVar[str] = "Test images that their nearest training images name correctly."
+
+    @property
+    def title(self) -> str:
+        return "nearest neighbours"
+
+    def figures(self, split: Split, seed: int = 0) -> dict[str, float | None]:
+        return {self.key: knn_accuracy(*split)}

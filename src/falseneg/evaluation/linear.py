@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from falseneg.errors import UserError
+from falseneg.evaluation.base import Evaluation, Split
 from falseneg.evaluation.checks import check_split, class_numbers
 
 
@@ -121,3 +123,19 @@ def linear_accuracy(
 def share_right(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> float:
     """The share of (m, F) features whose largest score is their own class."""
     return float(((features @ weight.T + bias).argmax(dim=1) == labels).double().mean())
+
+
+@dataclass(frozen=True)
+class Linear(Evaluation):
+    """`linear_accuracy` with its usual settings."""
+
+    key: ClassVar[str] = "linear"
+    short: ClassVar[str] = "linear"
+    note: ClassVar[str] = "Test images that a linear classifier on the features names correctly."
+
+    @property
+    def title(self) -> str:
+        return "linear probe"
+
+    def figures(self, split: Split, seed: int = 0) -> dict[str, float | None]:
+        return {self.key: linear_accuracy(*split)}

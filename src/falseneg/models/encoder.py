@@ -16,8 +16,11 @@ from falseneg.foreign.archives import load_tensors
 from falseneg.foreign.building import Within
 
 SMALL_IMAGE = 64
-"""Up to this side, in pixels, images are small: not blurred, and not cropped for evaluation; and a ResNet starts with
-one 3 × 3 convolution, for its usual stem would shrink them to a quarter."""
+"""Up to this side, in pixels, images are small: not blurred, and not cropped for evaluation."""
+SMALL_STEM = 32
+"""Up to this side, that of CIFAR, a ResNet starts with one 3 × 3 convolution, for its usual stem would shrink an image to
+a quarter. Beyond it that would make fewer pixels dearer than more: at 64 pixels the small stem is five times as slow as the
+usual one is at 96 (benchmarks/results/2026-11-26-stems.md)."""
 
 _OURS = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "num_classes", "in_chans"}
 _ABOUT = "falseneg.encoder"
@@ -31,8 +34,9 @@ class Encoder(nn.Module):
         image_size: side of the square images that it will see, in pixels; None leaves it open.
         weights: None for random weights, "pretrained" for timm's (downloads them once), or a local file
             (.safetensors, .pth, .pt) of this model, or one that `save` wrote.
-        small_stem: begin with a 3 × 3 convolution of stride 1 and no pooling (ResNets only); None does so for ResNets
-            and images of up to 64 pixels.
+        small_stem: begin with a 3 × 3 convolution of stride 1 and no pooling (ResNets only), which sees finer detail
+            and takes 4 to 12 times as long at the same size; None does so for ResNets and images of up to 32 pixels,
+            False never, True always.
         mean: mean of each channel of images in [0, 1]; None takes what timm states for the model, mostly ImageNet's.
         std: standard deviation of each channel, as ``mean``; None likewise.
         arguments: further arguments of ``timm.create_model``, such as ``{"drop_path_rate": 0.1}`` or a ResNet's
@@ -160,7 +164,7 @@ def _wants_small_stem(backbone: Any, name: str, image_size: int | None, wish: bo
     possible = all(hasattr(backbone, part) for part in ("conv1", "maxpool", "layer1"))
     if wish and not possible:
         raise UserError(f"Encoder: small_stem is for ResNets, and {name!r} is none; leave it out")
-    return possible and (image_size is not None and image_size <= SMALL_IMAGE if wish is None else wish)
+    return possible and (image_size is not None and image_size <= SMALL_STEM if wish is None else wish)
 
 
 def _shrink_stem(backbone: Any, keep_centre: bool) -> None:

@@ -1,16 +1,9 @@
 """The only code that sees anchors × candidates: what an objective needs of each row, without storing the matrix."""
 
 from falseneg.statistics.gather import gather, global_mean
+from falseneg.statistics.measuring import Confusion, confusion, flagged_pairs, similarity_histogram
 from falseneg.statistics.negatives import NegativeStats, negative_stats, stats_of_levels
-from falseneg.statistics.scan import (
-    Confusion,
-    confusion,
-    count_above,
-    flagged_pairs,
-    row_quantile,
-    similarity_histogram,
-    top_k,
-)
+from falseneg.statistics.scan import count_above, row_quantile, top_k
 
 __all__ = [
     "Confusion",

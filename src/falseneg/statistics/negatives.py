@@ -22,7 +22,10 @@ Backend = Literal["auto", "dense", "tiled", "fused"]
 DENSE_PAIRS = 2**16
 """Up to this many pairs the dense backend is the faster one."""
 AUTO_MAY_FUSE = False
-"""Whether "auto" takes the fused backend on a GPU; False until it has been measured on one. Set it to try it."""
+"""A setting: whether "auto", which training uses, takes the fused backend on a GPU; False until it has been measured on one.
+
+To try it: ``falseneg.statistics.negatives.AUTO_MAY_FUSE = True`` before training (docs/speed.md).
+"""
 
 
 class Sweep(Protocol):

@@ -1,4 +1,4 @@
-"""Passes over the matrix without gradient: for detectors that rank or count, and for measuring them.
+"""Passes over the matrix without gradient: for detectors that rank or count.
 
 Each visits blocks of whole rows, so that a row's ranking is exact; a block is small enough to stay in a cache.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from falseneg.contrast import NOBODY, Contrast, Embedded, Space
-from falseneg.rules import AboveThreshold, Listed, PairRule, SameGroup, at_least_float32, space_scores
-from falseneg.statistics.pairs import masks, negatives_of
+from falseneg.rules import AboveThreshold, Listed, SameGroup, at_least_float32, space_scores
+from falseneg.statistics.pairs import negatives_of
 from falseneg.statistics.tiles import tiles_of
 
 BLOCK = 2**19
@@ -252,95 +252,6 @@ def row_quantile(contrast: Contrast, alpha: float, space: Space | None = None, p
         thresholds[rows] = torch.where(midway >= kth, following, midway)
     thresholds.masked_fill_(ranking.count == 0, torch.inf)
     return thresholds if of_anchor is None else thresholds[of_anchor]
-
-
-@dataclass(frozen=True, eq=False)
-class Confusion:
-    """Flagged negatives against true labels, summed over all pairs; each () int64.
-
-    Attributes:
-        true_positives: flagged negatives that are false negatives.
-        flagged: flagged negatives.
-        false_negatives: negatives with the anchor's label.
-        negatives: negatives whose anchor and candidate both have a label.
-    """
-
-    true_positives: Tensor
-    flagged: Tensor
-    false_negatives: Tensor
-    negatives: Tensor
-
-
-@torch.no_grad()
-def confusion(contrast: Contrast, rule: PairRule, labels: Tensor) -> Confusion:
-    """Count how a rule agrees with the labels, over the pairs whose two labels are known.
-
-    Args:
-        contrast: N anchors against M candidates.
-        rule: the rule to measure.
-        labels: (rows,) int64 by sample; −1 where unknown.
-    """
-    truth, known_anchor, known_candidate = _truth(contrast, labels)
-    totals = torch.zeros(4, dtype=torch.int64, device=labels.device)
-    for rows, cols, sim, _ in row_blocks(contrast):
-        negative, flagged = masks(contrast, rule, rows, cols, sim)
-        negative &= known_anchor[rows, None] & known_candidate[cols]
-        flagged &= negative
-        same = truth.tile(rows, cols, sim) & negative
-        totals += torch.stack([(flagged & same).sum(), flagged.sum(), same.sum(), negative.sum()])
-    return Confusion(*totals)
-
-
-@torch.no_grad()
-def flagged_pairs(contrast: Contrast, rule: PairRule, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The flagged negatives, anchor by anchor, at most ``limit``: anchors, columns (int64) and their own cosines."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    total = 0
-    for rows, cols, sim, _ in row_blocks(contrast):
-        _, flagged = masks(contrast, rule, rows, cols, sim)
-        anchor, column = flagged.nonzero()[: limit - total].unbind(1)
-        found.append((anchor + rows.start, column, sim[anchor, column]))
-        total += len(anchor)
-        if total >= limit:
-            break
-    anchors, columns, scores = zip(*found, strict=True)
-    return torch.cat(anchors), torch.cat(columns), torch.cat(scores)
-
-
-@torch.no_grad()
-def similarity_histogram(
-    contrast: Contrast, rule: PairRule, labels: Tensor | None, bins: int = 100
-) -> dict[str, Tensor]:
-    """How the negatives' cosines are spread over [−1, 1], by kind; each (bins,) int64.
-
-    With labels the kinds are "true_negative", "false_negative", "flagged_true_negative" and "flagged_false_negative"
-    (pairs with an unknown label are left out); without, "negative" and "flagged".
-    """
-    kinds = {"negative": None} if labels is None else {"true_negative": False, "false_negative": True}
-    counts = {
-        name: torch.zeros(bins, dtype=torch.int64, device=contrast.anchors.z.device)
-        for kind in kinds
-        for name in (kind, "flagged" if kind == "negative" else f"flagged_{kind}")
-    }
-    for rows, cols, sim, _ in row_blocks(contrast):
-        negative, flagged = masks(contrast, rule, rows, cols, sim)
-        place = ((sim + 1) / 2 * bins).long().clamp(0, bins - 1)
-        for kind, wanted in kinds.items():
-            chosen = negative
-            if labels is not None:
-                truth, known_anchor, known_candidate = _truth(contrast, labels)
-                same = truth.tile(rows, cols, sim)
-                chosen = negative & (same == wanted) & known_anchor[rows, None] & known_candidate[cols]
-            counts[kind] += place[chosen].bincount(minlength=bins)
-            name = "flagged" if kind == "negative" else f"flagged_{kind}"
-            counts[name] += place[chosen & flagged].bincount(minlength=bins)
-    return counts
-
-
-def _truth(contrast: Contrast, labels: Tensor) -> tuple[SameGroup, Tensor, Tensor]:
-    """The rule of the true labels, and which anchors and candidates have one."""
-    anchor, candidate = labels_of(contrast.anchors.sample, labels), labels_of(contrast.candidates.sample, labels)
-    return SameGroup(anchor[:, None], candidate[:, None]), anchor >= 0, candidate >= 0
 
 
 def labels_of(sample: Tensor, labels: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ n images, typical side s = median of the shorter side, in pixels.
 =============== ======================================================================================================
 setting         becomes
 =============== ======================================================================================================
-image size      s up to 64: the largest multiple of 4 up to s, at least 8 (and the encoder takes its small stem);
+image size      s up to 64: the largest multiple of 4 up to s, at least 8 (up to 32 the encoder takes its small stem);
                 larger: the largest multiple of 32 up to s, but at most 224 on a GPU and 96 on a CPU
 backbone        resnet18; from random weights on a CPU with half its channels, which is a quarter of the work
 batch size      the largest power of two up to n / 8, but at least 16 and at most 256 (512 on a GPU where s is up to 64);

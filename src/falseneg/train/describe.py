@@ -9,7 +9,7 @@ from typing import Any
 from falseneg.batch import Batch
 from falseneg.data import ViewSet, collate
 from falseneg.errors import UserError
-from falseneg.evaluation.few_label import few_label_name
+from falseneg.evaluation import evaluations_of
 from falseneg.models import Encoder
 from falseneg.train.estimate import estimate
 from falseneg.train.folder import ENCODER
@@ -66,10 +66,9 @@ def _try_loading(view_set: ViewSet, most: int) -> tuple[Batch, float]:
 
 def farewell(session: Session, figures: Mapping[str, Any]) -> None:
     """What came of the run, and how to use it."""
-    say, encoder = session.progress.message, session.learner.method.towers["image"]
-    few = few_label_name(session.run.few_labels)
-    named = (("knn", "nearest neighbours"), ("linear", "linear probe"), ("few_label", few))
-    measured = [f"{name} {figures[key]:.1%}" for key, name in named if figures.get(key) is not None]
+    run, say, encoder = session.run, session.progress.message, session.learner.method.towers["image"]
+    named = [(each.title, figures.get(each.key)) for each in evaluations_of(run.few_labels, run.few_label_draws)]
+    measured = [f"{title} {accuracy:.1%}" for title, accuracy in named if accuracy is not None]
     spent = f"done in {duration(session.seconds)} of training"
     say(f"{spent}; accuracy: {', '.join(measured)}" if measured else spent)
     if isinstance(encoder, Encoder):

@@ -15,7 +15,7 @@ from torch import Tensor
 from falseneg.contrast import Contrast
 from falseneg.errors import UserError
 from falseneg.evaluation.false_negatives import DetectionCounts
-from falseneg.losses import Judged
+from falseneg.flagged import Judged
 from falseneg.statistics import confusion
 from falseneg.statistics.scan import same_sample
 

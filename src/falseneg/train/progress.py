@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from falseneg.clock import Clock
+from falseneg.evaluation import EVALUATIONS
 
 ASIDE_EVERY = 10.0
 """Seconds from one line to the next about something between two steps."""
@@ -81,7 +82,7 @@ class Lines:
             self.aside_since = None
 
     def epoch(self, clock: Clock, figures: Mapping[str, Any]) -> None:
-        if "knn" in figures:
+        if any(each.key in figures for each in EVALUATIONS):
             self.message(f"epoch {figures['epoch']}/{clock.epochs}  {describe(figures)}")
 
 
@@ -124,7 +125,7 @@ class Bar:
             self.aside_task = None
 
     def epoch(self, clock: Clock, figures: Mapping[str, Any]) -> None:
-        if "knn" in figures:
+        if any(each.key in figures for each in EVALUATIONS):
             self.message(f"epoch {figures['epoch']}/{clock.epochs}  {describe(figures)}")
 
     def _show(self, clock: Clock, **fields: Any) -> None:
@@ -150,10 +151,7 @@ def describe(figures: Mapping[str, Any], seconds_left: float | None = None) -> s
     words = []
     if figures.get("loss") is not None:
         words.append(f"loss {figures['loss']:.4f}")
-    if figures.get("knn") is not None:
-        words.append(f"kNN {figures['knn']:.1%}")
-    if figures.get("linear") is not None:
-        words.append(f"linear {figures['linear']:.1%}")
+    words += [f"{each.short} {figures[each.key]:.1%}" for each in EVALUATIONS if figures.get(each.key) is not None]
     if figures.get("share_flagged"):
         words.append(f"flagged {figures['share_flagged']:.1%}")
     if figures.get("precision") is not None:

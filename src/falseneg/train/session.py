@@ -11,7 +11,7 @@ from torch import Tensor
 from falseneg.clock import Clock
 from falseneg.data import ViewLoader
 from falseneg.data.loader import EpochSampler
-from falseneg.losses import Judged
+from falseneg.flagged import Judged
 from falseneg.train.metrics import Metrics
 from falseneg.train.plan import Plan
 from falseneg.train.progress import Progress

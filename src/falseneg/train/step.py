@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from falseneg.batch import Batch, Embeddings
 from falseneg.clock import Clock
 from falseneg.errors import UserError
-from falseneg.losses import Criterion, Judged
+from falseneg.flagged import Judged
+from falseneg.losses import Criterion
 from falseneg.methods.base import Method
 from falseneg.methods.memory_bank import MemoryBank
 from falseneg.train.gradient_cache import GradientCache

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from falseneg.files import replacing, write_bytes
+from falseneg.flagged import Judged
 from falseneg.foreign.text import read_json
-from falseneg.losses import Judged
 from falseneg.rules import AboveThreshold, SameGroup
 from falseneg.statistics import flagged_pairs, similarity_histogram
 from falseneg.train.observers.base import Figures, Observer

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from falseneg.losses import Judged
+from falseneg.flagged import Judged
 from falseneg.train.metrics import Meter
 from falseneg.train.observers.base import Figures, Observer
 from falseneg.train.session import Session, Stepped

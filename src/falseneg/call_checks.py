@@ -1,0 +1,95 @@
+"""What a `ContrastiveLoss` is called with, checked: one sentence for whatever does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from falseneg.errors import UserError
+from falseneg.statistics.gather import world_size
+
+
+def check_views(views: Sequence[Tensor]) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        UserError: fewer than two views, or not (B, D) of one shape, floating-point type and device, with B and D above 0.
+    """
+    if len(views) < 2 or not all(isinstance(view, Tensor) for view in views):
+        given = ", ".join(_described(view) for view in views) or "nothing"
+        raise UserError(f"ContrastiveLoss: got views of {given}; give two or more tensors of one shape (B, D)")
+    first = views[0]
+    alike = all((view.shape, view.dtype, view.device) == (first.shape, first.dtype, first.device) for view in views)
+    if not (alike and first.ndim == 2 and first.is_floating_point() and first.numel()):
+        given = ", ".join(_described(view) for view in views)
+        raise UserError(
+            f"ContrastiveLoss: got views of {given}; give two or more of one shape (B, D), one floating-point type and one "
+            "device, none of them empty"
+        )
+    if len(first) == 1 and world_size() == 1:
+        raise UserError(
+            "ContrastiveLoss: got views of a single image, which needs others to compare with; give at least 2 images, for "
+            "instance with drop_last=True in the DataLoader"
+        )
+
+
+def check_support(support: Sequence[Tensor] | Tensor, images: Tensor) -> None:
+    """Refuse support views that are not of these images, (B, D).
+
+    Raises:
+        UserError: there are none, or they are of another shape, of no floating-point type or on another device.
+    """
+    views = list(support) if not isinstance(support, Tensor) or support.ndim else [support]
+    fit = all(
+        isinstance(view, Tensor)
+        and view.shape == images.shape
+        and view.is_floating_point()
+        and view.device == images.device
+        and view.dtype == views[0].dtype
+        for view in views
+    )
+    if not (views and fit):
+        given = ", ".join(_described(view) for view in views) or "nothing"
+        raise UserError(
+            f"ContrastiveLoss: got support views of {given}; give one or more of the shape {tuple(images.shape)} of the views, "
+            "of one floating-point type and on their device, or leave support out"
+        )
+
+
+def check_sample(sample: Tensor, images: Tensor) -> None:
+    """Refuse what does not say for each of these (B, D) rows which image it shows.
+
+    Raises:
+        UserError: it is of another length, of no type of whole numbers or on another device.
+    """
+    whole = isinstance(sample, Tensor) and not (
+        sample.is_floating_point() or sample.is_complex() or sample.dtype == torch.bool
+    )
+    if not (whole and sample.shape == (len(images),) and sample.device == images.device):
+        raise UserError(
+            f"ContrastiveLoss: got a sample of {_described(sample)}; give {len(images)} whole numbers, one for each image, on "
+            "the device of the views"
+        )
+
+
+def _described(given: object) -> str:
+    """Shape, type and device of a tensor in words; of anything else its type."""
+    if not isinstance(given, Tensor):
+        return type(given).__name__
+    return f"{tuple(given.shape)} {str(given.dtype).removeprefix('torch.')} on {given.device}"
+
+
+def check_rows(sample: Tensor, images: int) -> None:
+    """Refuse rows that the data set has not: some of them would be taken for others.
+
+    Raises:
+        UserError: a row is negative, or too large.
+    """
+    least, most = torch.stack(sample.aminmax()).tolist()
+    if least < 0 or most >= images:
+        raise UserError(
+            f"ContrastiveLoss: sample holds {most if most >= images else least}, but a data set of {images} images has the "
+            f"rows 0 to {images - 1}; give the rows of the images, or the right number of images"
+        )
