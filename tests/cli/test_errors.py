@@ -65,6 +65,8 @@ WRONG = {
     ],
     "pretrain --data Digits --optimiser Adam --out o": ["Adam", "AdamW"],
     f"pretrain --data Digits --seed {10**30} --out o": ["seed is 1000000000000000000000000000000", "from 0 to"],
+    f"pretrain --data Digits --augmentation.size {10**30} --out o": ["size is 1000", "at most"],
+    f"pretrain --data Digits --method.support-views {2**63} --out o": ["SimCLR: support_views is 9223372036854775808"],
     "pretrain --data Digits --workers 1000000 --out o": ["workers is 1000000", "at most"],
     "pretrain --data Digits --devices 1000000 --accelerator cpu --out o": ["devices is 1000000", "at most"],
     "pretrain --data Digits --warmup soon --out o": ["soon", "10%"],

@@ -165,7 +165,7 @@ def test_a_whole_checkpoint_of_other_things(tmp_path, instead):
     stopped_run(tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "last.pt"
     whole = torch.load(path, weights_only=True)
-    for part in ("settings", "method", "criterion", "optimiser", "random", "observers", "step"):
+    for part in ("settings", "method", "criterion", "optimiser", "random", "observers", "step", "metrics"):
         save_checkpoint(path.parent, {**whole, part: instead}, 1, keep=False)
         with pytest.raises(fn.UserError) as error:
             fit(tiny_run(objective=StopAt(1, signal.SIGTERM)), tmp_path / "run", resume=True)

@@ -115,6 +115,7 @@ def _start(
     if stored is not None:
         with damage_said(folder / CHECKPOINTS / LAST):
             check_settings(made, stored["settings"])
+            stored["metrics"] = max(0, int(stored["metrics"]))
     learner = _learner(run, plan, criterion, fabric)
     facts = {"images": len(plan.train), "small_stem": getattr(run.method.encoder, "small_stem", None)}
     facts |= {"threads": torch.get_num_threads(), "settings": made}
@@ -172,7 +173,7 @@ def _open_files(
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / PER_SAMPLE, ignore_errors=True)
     loggers = further_loggers(run.loggers, folder, described.get("id", folder.name), facts["settings"])
-    return Metrics(folder, int(stored["metrics"]) if stored is not None else 0, loggers)
+    return Metrics(folder, stored["metrics"] if stored is not None else 0, loggers)
 
 
 def _seed(seed: int) -> None:
