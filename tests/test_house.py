@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "falseneg"
 RANK = {
     "errors": 0,
     **dict.fromkeys(("files", "clock", "facts", "strategy", "row_step", "batch"), 1),
-    **dict.fromkeys(("contrast", "schedule"), 2),
+    **dict.fromkeys(("contrast", "schedule", "foreign"), 2),
     "rules": 3,
     "statistics": 4,
     **dict.fromkeys(("sample_table", "clustering", "models", "flagged", "call_checks"), 5),

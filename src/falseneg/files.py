@@ -1,11 +1,11 @@
-"""Writing files whole or not at all, folders that one process writes, and how much a file may unpack to."""
+"""Writing files whole or not at all, and folders that one process writes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -122,14 +122,6 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with replacing(path) as file:
         file.write(content)
-
-
-def most_unpacked(files: Sequence[Path]) -> int:
-    """How many bytes compressed files may unpack to: 256 MiB, or 100 times what they take on the disk if that is more.
-
-    Files of images, labels or pairs stay far below; a bomb of some kilobytes is refused before it fills the memory.
-    """
-    return max(2**28, 100 * sum(file.stat().st_size for file in files))
 
 
 def disk_error(error: BaseException) -> OSError | None:

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from foreign.forge import one_page, understated
+from foreign.measured import MEASURED
 from PIL import Image
 
 from falseneg.data import Parquet, Shards
@@ -22,8 +24,10 @@ from falseneg.errors import UserError
 MOST = 2**30
 """Bytes of memory that refusing a file may take, beside what the program takes without it."""
 
-PROGRAM = """
-import json, resource, sys
+PROGRAM = (
+    MEASURED
+    + """
+import json, sys
 import pyarrow.parquet, torch
 from falseneg.data import Parquet, Shards
 from falseneg.data.decoding import decode
@@ -37,14 +41,15 @@ def shards(path):
     images = Shards(path, label="name")
     return [images.encoded(row) for row in range(len(images))]
 
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = begin()
 message = None
 try:
     {"Parquet": Parquet, "Neighbours": Neighbours, "image": image, "shards": shards}[sys.argv[1]](sys.argv[2])
 except UserError as error:
     message = str(error)
-print(json.dumps([message, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024]))
+print(json.dumps([message, taken(before)]))
 """
+)
 
 
 def refused(kind, path):
@@ -102,6 +107,15 @@ def test_parquet_of_zeros_that_tells_its_size(tmp_path):
     assert "unpacks to more than 256 MiB" in refused("Parquet", path)
 
 
+def test_parquet_of_zeros_whose_footer_understates_them(tmp_path):
+    path, buffer = tmp_path / "a.parquet", io.BytesIO()
+    table = pa.table({"image": pa.array([bytes(2**20)] * 1536, pa.binary())})
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=False, **one_page(1536))
+    path.write_bytes(understated(buffer.getvalue()))
+    assert pq.read_metadata(path).row_group(0).column(0).total_uncompressed_size == 1000
+    assert "unpacks to more than 256 MiB" in refused("Parquet", path)
+
+
 @pytest.mark.slow
 def test_parquet_of_many_empty_rows(tmp_path):
     path = tmp_path / "a.parquet"
@@ -114,7 +128,7 @@ def test_neighbours_that_repeat_a_pair(tmp_path):
     path = tmp_path / "a.parquet"
     pairs = np.zeros(40_000_000, dtype=np.int64)
     pq.write_table(pa.table({"anchor": pairs, "candidate": pairs}), path, compression="zstd")
-    assert "claims 40,000,000 pairs" in refused("Neighbours", path)
+    assert "unpacks to more than 256 MiB" in refused("Neighbours", path)
 
 
 @pytest.mark.parametrize(

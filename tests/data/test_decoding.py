@@ -1,5 +1,7 @@
 import io
+import struct
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -249,6 +251,15 @@ def test_transparent_array_of_a_user():
 def test_what_a_user_may_not_yield(value, message):
     with pytest.raises(UserError, match=message):
         from_any(value, "image 1")
+
+
+def test_what_pillow_warns_of_is_no_second_line(encode, picture):
+    data = bytearray(encode(picture(), "TIFF"))
+    place = data.index(struct.pack("<HH", 258, 3)) + 4  # how many bits a channel has
+    data[place : place + 4] = struct.pack("<I", 10**6)
+    with warnings.catch_warnings(record=True) as said, pytest.raises(UserError, match="cannot be read as an image"):
+        decode(bytes(data), "a.tif")
+    assert not said
 
 
 @pytest.fixture

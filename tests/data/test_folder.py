@@ -141,3 +141,9 @@ def test_bad_lists(tmp_path, write_images, content, message):
 def test_missing_list(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         FileList(str(tmp_path / "list.txt"))
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "."])
+def test_a_list_that_is_no_file_is_not_read(path):
+    with pytest.raises(UserError, match="is no file: give a text, CSV or TSV file"):
+        FileList(path)

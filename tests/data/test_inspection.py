@@ -1,3 +1,5 @@
+import os
+import signal
 import sys
 
 import numpy as np
@@ -123,6 +125,17 @@ def test_images_are_not_held_all_at_once():
 
     inspect(Large())
     assert most <= 2
+
+
+class Deadly(Digits):
+    def load(self, row):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_one_sentence():
+    with pytest.raises(UserError, match="a data-loading process was killed.*use fewer workers") as error:
+        inspect(Deadly(), limit=40, check_duplicates=False, workers=1)
+    assert "\n" not in str(error.value)
 
 
 def test_what_is_missing_to_read_photos_of_phones_is_counted_and_named(

@@ -178,8 +178,8 @@ def words(path):
         ("a.npy", lambda path: path.write_bytes(b""), "cannot be read"),
         ("a.npy", lambda path: path.mkdir(), "there is no file"),
         ("a.parquet", lambda path: path.write_bytes(b"PAR1" * 9), "cannot be read"),
-        ("a.parquet", repeated, "names 2,000 pairs; give at most 1,000"),
-        ("a.parquet", words, "the column 'anchor' of .* holds string; give integers"),
+        ("a.parquet", repeated, "has 2,000 rows; give at most 1,000"),
+        ("a.parquet", words, "the column 'anchor' of .* holds string; give numbers"),
     ],
 )
 def test_damaged_neighbours_are_answered_with_one_sentence(tmp_path, monkeypatch, name, write, said):

@@ -1,6 +1,10 @@
+import os
+import signal
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import get_worker_info
 
 from falseneg.data.image_set import ImageSet
 from falseneg.errors import UserError
@@ -117,3 +121,39 @@ def test_few_label_is_blank_where_a_class_is_too_small():
 def test_evaluate_needs_labels():
     with pytest.raises(UserError, match="test: the images have no labels"):
         evaluate(Probe(), Squares([0, 1] * 10), Squares(None), 8)
+
+
+class Deadly(Squares):
+    def image(self, row):
+        if row == 5 and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().image(row)
+
+
+def test_a_worker_that_is_killed_is_one_sentence():
+    with pytest.raises(UserError, match="a data-loading process was killed.*use fewer workers") as error:
+        extract_features(Probe(), Deadly([0, 1] * 5), 8, batch_size=4, workers=2)
+    assert "\n" not in str(error.value)
+
+
+class Unreadable(Squares):
+    def image(self, row):
+        if row == 5:
+            raise UserError("square 5 cannot be read")
+        return super().image(row)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_its_own_sentence(workers):
+    with pytest.raises(UserError) as error:
+        extract_features(Probe(), Unreadable([0, 1] * 5), 8, batch_size=4, workers=workers)
+    assert str(error.value) == "square 5 cannot be read"
+
+
+def test_full_shared_memory_is_one_sentence(monkeypatch):
+    def full(tensor):
+        raise RuntimeError("unable to write to file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\) is full"):
+        extract_features(Probe(), Squares([0, 1] * 5), 8, batch_size=4, workers=1)

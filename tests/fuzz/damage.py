@@ -245,6 +245,8 @@ def _inside(random, file, data):
         place = random.randrange(len(lines))
         lines[place] = _replaced(random, lines[place])
         return "".join(json.dumps(line) + "\n" for line in lines).encode()
+    if file.suffix == ".safetensors":
+        return _header(random, data)
     buffer = io.BytesIO()
     if file.suffix == ".npz":
         with np.load(io.BytesIO(data)) as archive:
@@ -274,6 +276,19 @@ def _inside(random, file, data):
     else:
         return None
     return buffer.getvalue()
+
+
+def _header(random, data):
+    """A safetensors file with one value of its header replaced, most often of what describes the encoder."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    about = header["__metadata__"]
+    if random.random() < 0.7:
+        about["falseneg.encoder"] = json.dumps(_replaced(random, json.loads(about["falseneg.encoder"])))
+    else:
+        header = _replaced(random, header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def _array(random, array):

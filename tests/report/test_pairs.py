@@ -104,9 +104,9 @@ def test_what_cannot_be_written_is_said_in_one_sentence(run_folder, compare_fold
     assert "is a folder" in refused([folder, "--pairs", tmp_path], capsys)
     assert "leave one out" in refused([folder, "--pairs", "--out", tmp_path / "x.html"], capsys)
     (folder / "flagged.parquet").write_bytes(b"PAR1 no such thing PAR1")
-    assert "cannot be read" in refused([folder, "--pairs"], capsys)
+    assert "is damaged" in refused([folder, "--pairs"], capsys)
     pq.write_table(pa.table({"anchor": ["x"]}), folder / "flagged.parquet")
-    assert "cannot be read" in refused([folder, "--pairs"], capsys)
+    assert "is damaged" in refused([folder, "--pairs"], capsys)
     (folder / "flagged.parquet").unlink()
     assert "is missing" in refused([folder, "--pairs"], capsys)
 

@@ -31,7 +31,7 @@ def seen(monkeypatch):
         plain(self, backend=backend, dynamic=dynamic)
 
     monkeypatch.setattr(torch.nn.Module, "compile", in_place)
-    monkeypatch.setattr("falseneg.train.pretrain.check_compiler", lambda device: None)
+    monkeypatch.setattr("falseneg.train.pretrain.check_compiler", lambda device, say: None)
     torch._dynamo.reset()
     yield shapes
     torch._dynamo.reset()
@@ -100,13 +100,14 @@ def test_a_momentum_network_is_compiled_too_and_copies_are_not(seen):
     assert list(method.state_dict()) == list(copied.state_dict()) == names
 
 
-def test_without_a_compiler_it_is_refused_before_anything_is_written(monkeypatch, tmp_path):
+def test_without_a_compiler_it_is_refused_before_anything_is_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nowhere/g++"))
     with pytest.raises(
         fn.UserError, match=r"nothing can be compiled for cpu here \(.*\); install a C\+\+ compiler"
     ) as error:
         fit(run_of(True, accelerator="cpu"), tmp_path / "run")
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+    assert capsys.readouterr().out.startswith("trying the compiler: about ten seconds the first time")
 
 
 @pytest.mark.slow

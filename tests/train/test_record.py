@@ -201,6 +201,7 @@ def test_an_earlier_run_without_names_is_continued(tmp_path):
     old = {"anchor": [1], "candidate": [2], "score": pa.array([0.5], pa.float32()), "epoch": pa.array([1], pa.int32())}
     pq.write_table(pa.table(old), tmp_path / "flagged.parquet")
     recorder = recorder_of(tmp_path)
+    recorder.read_written()
     recorder.add(judged(range(12)))
     recorder.write(3)
     table = pq.read_table(tmp_path / "flagged.parquet").to_pylist()

@@ -1,6 +1,8 @@
 import os
+import shutil
 import signal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -9,6 +11,7 @@ from train.parts import FirstWeights, Unlabelled, assert_same_weights, digits, t
 import falseneg as fn
 from falseneg.data import Subset
 from falseneg.train import AdamW, fit
+from falseneg.train.checkpoint import save_checkpoint
 from falseneg.train.metrics import read_metrics
 
 
@@ -155,6 +158,42 @@ def test_a_damaged_checkpoint(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(fn.UserError, match="damaged"):
         fit(tiny_run(objective=StopAt(1, signal.SIGTERM)), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("instead", [None, "abc", [1, 2], {"a": 1}])
+def test_a_whole_checkpoint_of_other_things(tmp_path, instead):
+    stopped_run(tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.pt"
+    whole = torch.load(path, weights_only=True)
+    for part in ("settings", "method", "criterion", "optimiser", "random", "observers", "step", "metrics"):
+        save_checkpoint(path.parent, {**whole, part: instead}, 1, keep=False)
+        with pytest.raises(fn.UserError) as error:
+            fit(tiny_run(objective=StopAt(1, signal.SIGTERM)), tmp_path / "run", resume=True)
+        assert "\n" not in str(error.value) and "the checkpoint" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("similarities.json", b"[3]"),
+        ("similarities.json", b'[{"epoch": "x"}]'),
+        ("flagged.parquet", b"PAR1"),
+        ("flagged.parquet", None),
+        ("metrics.jsonl", b"3\n"),
+        ("metrics.jsonl", b"\xff\n"),
+    ],
+)
+def test_damaged_records(finished, tmp_path, name, content):
+    shutil.copytree(finished[0], tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(lines[:-1]))
+    if content is None:  # a column of words
+        pq.write_table(pa.table({"anchor": ["x"], "candidate": [1], "score": [0.5], "epoch": [1]}), tmp_path / "x")
+        content = (tmp_path / "x").read_bytes()
+    (tmp_path / "run" / name).write_bytes(content)
+    with pytest.raises(fn.UserError, match=name) as error:
+        fit(tiny_run(evaluate_every="1 epoch", keep_every="2 epochs"), tmp_path / "run", resume=True)
+    assert "\n" not in str(error.value)
 
 
 def test_killed_before_the_first_checkpoint(tmp_path):

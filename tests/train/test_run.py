@@ -15,6 +15,7 @@ import falseneg as fn
         ({"few_label_draws": 0}, "few_label_draws is 0"),
         ({"workers": -1}, "workers is -1"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**62}, "seed is 4611686018427387904; give a number from 0 to 4611686018427387903"),
         ({"holdout": 1.0}, "holdout is 1.0"),
         ({"expected_classes": 1}, "expected_classes is 1"),
         ({"warmup": "ten epochs"}, "warmup: 'ten epochs' is not a duration"),

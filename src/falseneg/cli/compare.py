@@ -22,7 +22,7 @@ from falseneg.cli.configuration import (
     uses_gpu,
 )
 from falseneg.cli.messages import sentence
-from falseneg.cli.parser import configuration_files, read_yaml, run_parser
+from falseneg.cli.parser import configuration_files, run_parser
 from falseneg.cli.trusting import trust, trusted
 from falseneg.cli.variants import check_known, classes_of
 from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
@@ -34,6 +34,7 @@ from falseneg.compare.tasks import Task, run_tasks, warm_up
 from falseneg.compare.variants import BY_DEFAULT, NAMES, Overrides, changed, named_variants
 from falseneg.data import ImageSet, inspect
 from falseneg.errors import UserError
+from falseneg.foreign.text import read_yaml
 from falseneg.train.defaults import Circumstances, available_cores
 from falseneg.train.forecast import forecast
 from falseneg.train.plan import LOOKED_AT, make_plan

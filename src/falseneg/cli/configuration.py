@@ -20,10 +20,12 @@ from falseneg.data import ImageSet, as_image_set
 from falseneg.errors import UserError
 from falseneg.strategy import STRATEGY_NAMES, Strategy
 from falseneg.train.defaults import Circumstances, available_cores, complete, typical_side
-from falseneg.train.run import Run, check_batch_size
+from falseneg.train.run import Run, check_batch_size, check_seed
 
 Configuration = dict[str, Any]
 
+MOST = 2**63 - 1
+"""The largest whole number that torch takes."""
 NO_TEXT = "Unable to serialize instance"
 """What the parser writes for an object that no text stands for: only the default of an option can be one."""
 
@@ -108,7 +110,8 @@ def build(configuration: Mapping[str, Any], images: ImageSet | None = None) -> R
     namespace = parser.parse_object(dict(configuration))
     if images is not None:
         namespace["data"] = images
-    torch.manual_seed(configuration.get("seed", 0))
+    check_seed(seed := configuration.get("seed", 0))
+    torch.manual_seed(seed)
     parts = instantiated(parser, namespace)
     run = Run(**{field.name: parts[field.name] for field in dataclasses.fields(Run)})
     if isinstance(run.strategy, str):
@@ -169,6 +172,9 @@ def _with_text(value: Any) -> Any:
 def _constructed(kind: type, *arguments: Any, **options: Any) -> Any:
     """An instance. The parser leaves a function that is the default of an option as its import path: that is left out."""
     _refuse_null(kind.__name__, kind, options)
+    for name, value in options.items():
+        if any(isinstance(each, int) and abs(each) > MOST for each in (value if isinstance(value, list) else [value])):
+            raise UserError(f"{kind.__name__}: {name} is {value}; give at most {MOST}")
     defaults = constructor_defaults(kind)
     named = {name for name, value in options.items() if isinstance(value, str) and callable(defaults.get(name))}
     left_out = {name for name in named if imported(options[name]) is defaults[name]}

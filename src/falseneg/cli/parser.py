@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from falseneg.cli.explain import class_names, explain
@@ -18,6 +17,7 @@ from falseneg.cli.recipes import recipe_path
 from falseneg.cli.trusting import Untrusted, named, strings, trust, with_what_belongs_to_it
 from falseneg.data import Augmentation
 from falseneg.errors import UserError
+from falseneg.foreign.text import read_yaml
 from falseneg.models import Encoder
 from falseneg.row_step import RowStep
 from falseneg.schedule import Schedule
@@ -55,6 +55,7 @@ class Parser(ArgumentParser):
         """The options; of a run's ``stored`` configuration, as the arguments change it."""
         if not self.exit_on_error:  # a parser inside the parser
             return super().parse_args(args, *rest, **more)
+        _refuse_what_is_no_text(args)
         arguments = _plain_options(args)
         trust(self._named(arguments))
         if stored is not None:
@@ -139,20 +140,18 @@ def run_parser(command: str, about: str, only: Sequence[str] = ()) -> Parser:
     return parser
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file.
+def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:
+    """Options are read and written down as text, which names of files need not be.
 
     Raises:
-        UserError: it cannot be read, or is no YAML.
+        UserError: an argument is no text.
     """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        raise UserError(f"{path} is no YAML{line}: {getattr(error, 'problem', None) or error}") from error
+    for argument in arguments:
+        text = argument.encode("utf-8", "replace").decode()
+        if text != argument:
+            raise UserError(
+                f"{text} is not UTF-8, as every option must be; rename that file or folder, or give a link to it"
+            )
 
 
 def is_stored(path: Path) -> bool:

@@ -21,6 +21,7 @@ from falseneg.compare.summary import ACCURACIES, PRIMARY
 from falseneg.compare.tasks import Task
 from falseneg.errors import UserError
 from falseneg.files import LOCK, alone, write_bytes
+from falseneg.foreign.text import read_yaml
 from falseneg.train.folder import final_figures
 
 ABOUT = "compare.yaml"
@@ -109,11 +110,11 @@ def read_comparison(folder: Path) -> Comparison | None:
     if not path.is_file():
         return None
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         if not all(isinstance(seed, int) for seed in content["seeds"]):  # they name folders
             raise TypeError("seeds")
         return Comparison(content["base"], content["variants"], content["seeds"], content.get("primary", PRIMARY))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; choose another folder with --out") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -129,9 +130,13 @@ def _check_pixels(image: Image.Image) -> None:
 
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Says in one sentence that an image cannot be read: decoders raise anything, and it is always the file's fault."""
+    """Says in one sentence that an image cannot be read: decoders raise anything, and it is always the file's fault.
+
+    What Pillow warns of on the way either ends so, or does no harm.
+    """
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:

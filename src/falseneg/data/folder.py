@@ -174,6 +174,8 @@ class FileList(FileSet):
 
 def _read_lines(listing: Path, folder: Path) -> list[list[str]]:
     """The cells of each line that is not blank."""
+    if listing.exists() and not listing.is_file():  # a device may have no end
+        raise UserError(f"{listing} is no file: give a text, CSV or TSV file of image paths")
     try:
         text = listing.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from falseneg.data.decoding import NEEDED
 from falseneg.data.image_set import ImageSet, Subset
-from falseneg.data.loader import worker_options
+from falseneg.data.loader import batches_of, worker_options
 from falseneg.errors import UserError
 
 Progress = Callable[[str, int, int], None]
@@ -108,6 +108,9 @@ def inspect(
             among all.
         check_duplicates: look for duplicates: reads all images whose stored size is not unique.
         workers: processes that decode; 0 for this process.
+
+    Raises:
+        UserError: one of these was killed.
     """
     total = len(image_set)
     rows = np.arange(total) if limit is None or limit >= total else np.linspace(0, total - 1, limit).round().astype(int)
@@ -153,7 +156,7 @@ class _Scan(Dataset[Finding]):
 def _scan(image_set: ImageSet, rows: np.ndarray, workers: int, progress: Progress | None) -> Iterator[Finding]:
     loader = DataLoader(_Scan(image_set, rows), _CHUNK, collate_fn=list, **worker_options(workers))
     done = 0
-    for findings in loader:
+    for findings in batches_of(loader):
         yield from findings
         done += len(findings)
         if progress:

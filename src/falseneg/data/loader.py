@@ -6,7 +6,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from falseneg.data.image_set import ImageSet
 from falseneg.data.views import Augmentation, kernels, view_generator_seed
 from falseneg.errors import UserError
 
+T = TypeVar("T")
 _ORDER = -1  # the "row" of the seed that shuffles an epoch
 _APART = 2**20  # the "views" between the seeds of two streams
 _READING = 2**32  # the "view" of the seed under which an image is read
@@ -139,20 +140,24 @@ def _seed(seed: int) -> None:
 
 
 def collate(samples: list[ViewSample] | UserError) -> Batch | UserError:
-    """One batch; images of different sizes are no matter, for only their views are stacked.
-
-    In a worker the batch is made in shared memory: where that is full it is an error here, which reaches the training
-    process. Left to torch it would be one in the thread that sends batches, and the training process would wait for ever.
-    """
+    """One batch; images of different sizes are no matter, for only their views are stacked."""
     if isinstance(samples, UserError):
         return samples
     index = torch.tensor([sample.row for sample in samples], dtype=torch.int64)
     names = samples[0].streams
     batch = Batch(index, {name: torch.stack([sample.streams[name] for sample in samples]) for name in names})
+    return handed_over(batch, batch.index, *batch.streams.values())
+
+
+def handed_over(batch: T, *tensors: Tensor) -> T | UserError:
+    """The batch; in a worker its tensors go into shared memory, and where that is full it is an error instead.
+
+    Left to torch it would be one in the thread that sends batches, and who waits for them would wait for ever.
+    """
     if get_worker_info() is None:
         return batch
     try:
-        for tensor in (batch.index, *batch.streams.values()):
+        for tensor in tensors:
             tensor.share_memory_()
     except (RuntimeError, OSError):
         return UserError(_FULL)
@@ -231,19 +236,31 @@ class ViewLoader(DataLoader):
     """A `DataLoader` of `Batch`es that raises a worker's `UserError` as that one sentence. Made by `view_loader`."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        try:
-            for batch in super().__iter__():
-                if isinstance(batch, UserError):
-                    raise batch
-                yield batch
-        except RuntimeError as error:
-            if not _DEAD_WORKER.search(str(error)):
-                raise
-            hint = " (shared memory is full)" if "shared memory" in str(error) else ""
-            raise UserError(
-                f"a data-loading process was killed{hint}, most likely for want of memory: use fewer workers, smaller "
-                f"views or a smaller batch"
-            ) from error
+        return batches_of(super().__iter__())
+
+
+def batches_of(loaded: Iterable[T | UserError]) -> Iterator[T]:
+    """What a `DataLoader` gives, with the errors of its workers in one sentence.
+
+    Args:
+        loaded: batches; in the place of one that could not be made, the error, for torch would bury it in a traceback.
+
+    Raises:
+        UserError: a batch could not be made, or a worker was killed.
+    """
+    try:
+        for batch in loaded:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if not _DEAD_WORKER.search(str(error)):
+            raise
+        hint = " (shared memory is full)" if "shared memory" in str(error) else ""
+        raise UserError(
+            f"a data-loading process was killed{hint}, most likely for want of memory: use fewer workers, smaller "
+            f"views or a smaller batch"
+        ) from error
 
 
 def view_loader(

@@ -15,7 +15,8 @@ from falseneg.data.image_set import EncodedSet, encode_labels
 from falseneg.data.messages import unknown
 from falseneg.data.storage import kept, local_files
 from falseneg.errors import UserError
-from falseneg.files import most_unpacked
+from falseneg.foreign import check_unpacked, listed
+from falseneg.foreign.parquet import unpacked_sizes
 
 _LOG = logging.getLogger("falseneg")
 IN_MEMORY = 256 * 2**20
@@ -60,7 +61,7 @@ class Parquet(EncodedSet):
                 self.labels, self.class_names = encode_labels(values)
                 self.class_names = self.class_names or _class_names(pq.read_schema(self.files[0]), label_column)
         if not len(self):
-            raise UserError(f"{_list(self.files)} has no rows: give files with images")
+            raise UserError(f"{listed(self.files)} has no rows: give files with images")
 
     def _open(self) -> list[Any]:
         """The arrays of encoded images, one after the other. Each process opens its own."""
@@ -87,7 +88,7 @@ class Parquet(EncodedSet):
     def _unpack(self, target: Path) -> None:
         import pyarrow as pa
 
-        _LOG.info("unpacking the images of %s, once", _list(self.files))
+        _LOG.info("unpacking the images of %s, once", listed(self.files))
         schema = pa.schema([("image", pa.large_binary())])
         with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for chunk in _arrays(self.files, self._image_column):
@@ -105,7 +106,9 @@ class Parquet(EncodedSet):
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
         value = chunks[chunk][row - int(self._starts[chunk])]
         if not value.is_valid:
-            raise UserError(f"{self.describe(row)} of {_list(self.files)} holds no image: fill it in or remove the row")
+            raise UserError(
+                f"{self.describe(row)} of {listed(self.files)} holds no image: fill it in or remove the row"
+            )
         return value
 
     def encoded(self, row: int) -> bytes:
@@ -119,7 +122,7 @@ class Parquet(EncodedSet):
         return f"row {row}"
 
     def place(self, row: int) -> str:
-        return f"row {row} of {_list(self.files)}"
+        return f"row {row} of {listed(self.files)}"
 
 
 def _image_column(files: Sequence[Path], image: str) -> tuple[str, int]:
@@ -177,40 +180,24 @@ def _arrays(files: Sequence[Path], column: str) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    most, size = most_unpacked(files), 0
+    part, size = f"the column {column!r} of ", 0
     for file in files:
         with _reading([file]), pq.ParquetFile(file) as reader:
-            largest = _largest_chunk(reader.metadata, column)
-            _check_size(files, column, largest, most)
+            largest = max(unpacked_sizes(file, reader.metadata, column), default=0)  # no single value has more
+            check_unpacked(files, largest, part)
             rows = min(max(_AT_A_TIME // max(largest, 1), 1), _ROWS_AT_A_TIME)
             collected: list[Any] = []
             for batch in reader.iter_batches(rows, columns=[column]):
                 array = batch.column(0)
                 array = array.field("bytes") if pa.types.is_struct(array.type) else array
                 size += array.nbytes + _OVERHEAD * len(array)
-                _check_size(files, column, size, most)
+                check_unpacked(files, size, part)
                 collected.append(array)
                 if len(collected) * rows >= _ROWS_AT_A_TIME:
                     yield pa.concat_arrays(collected)
                     collected = []
             if collected:
                 yield pa.concat_arrays(collected)
-
-
-def _largest_chunk(metadata: Any, column: str) -> int:
-    """Bytes of the largest piece of a column, in which a repeated value stands once: no single value has more."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
-    return max((chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column), default=0)
-
-
-def _check_size(files: Sequence[Path], column: str, size: int, most: int) -> None:
-    if size > most:
-        raise UserError(
-            f"the column {column!r} of {_list(files)} unpacks to more than {most / 2**20:,.0f} MiB, out of "
-            f"{sum(file.stat().st_size for file in files):,} bytes: such a file is taken for damaged or malicious; split it, "
-            f"or store it without compression"
-        )
 
 
 @contextlib.contextmanager
@@ -222,7 +209,7 @@ def _reading(files: Sequence[Path]) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"{_list(files)} cannot be read as Parquet ({reason}): give whole Parquet files") from error
+        raise UserError(f"{listed(files)} cannot be read as Parquet ({reason}): give whole Parquet files") from error
 
 
 def _mapped(file: Path) -> list[Any]:
@@ -243,7 +230,3 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
     except (ValueError, KeyError, TypeError):
         pass  # metadata of another kind: the classes stay unnamed
     return None
-
-
-def _list(files: Sequence[Path]) -> str:
-    return str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")

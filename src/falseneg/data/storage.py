@@ -117,7 +117,12 @@ def kept(
 
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else expanded("~/.cache")) / "falseneg"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "falseneg"
+    except RuntimeError as error:
+        raise UserError(
+            "no home folder is known, so there is no place for what is worked out once: set HOME, or name a folder with cache"
+        ) from error
 
 
 def expanded(path: str | Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,8 @@ from falseneg.contrast import Contrast
 from falseneg.detectors.base import Detector
 from falseneg.errors import UserError
 from falseneg.facts import Facts
-from falseneg.files import most_unpacked
+from falseneg.foreign.archives import load_array
+from falseneg.foreign.parquet import read_numbers
 from falseneg.rules import Listed, PairRule
 from falseneg.statistics.scan import ranges
 
@@ -89,8 +89,7 @@ def _read_pairs(path: Path) -> np.ndarray:
 
 
 def _from_numpy(path: Path) -> np.ndarray:
-    # Mapped: a header that claims more than the file holds is refused before anything is allocated.
-    table = np.lib.format.open_memmap(path, mode="r")
+    table = load_array(path)
     if table.ndim != 2 or table.dtype.kind not in "iu":
         raise UserError(f"Neighbours: {path} is {table.dtype} of shape {table.shape}; give integers (rows, k)")
     if not table.size:
@@ -102,34 +101,13 @@ def _from_numpy(path: Path) -> np.ndarray:
 
 
 def _from_parquet(path: Path) -> np.ndarray:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pq.read_schema(path)
-    if not {"anchor", "candidate"} <= set(schema.names):
-        shown = ", ".join(schema.names)
-        raise UserError(f"Neighbours: {path} has the columns {shown}; it needs 'anchor' and 'candidate'")
+    columns = read_numbers(path, ("anchor", "candidate"), MOST_PAIRS)
     for name in ("anchor", "candidate"):
-        if not pa.types.is_integer(schema.field(name).type):
-            raise UserError(f"Neighbours: the column {name!r} of {path} holds {schema.field(name).type}; give integers")
-    pairs = _stored_pairs(pq.read_metadata(path))
-    _check_number(path, pairs)
-    if 16 * pairs > most_unpacked([path]):
-        raise UserError(
-            f"Neighbours: {path} claims {pairs:,} pairs in {path.stat().st_size:,} bytes; give a whole file, or the pairs as "
-            ".npy"
-        )
-    columns = pq.read_table(path, columns=["anchor", "candidate"])
-    if any(columns[name].null_count for name in ("anchor", "candidate")):
-        raise UserError(f"Neighbours: rows of {path} are empty; fill them in or remove them")
-    return np.stack([columns[name].to_numpy().astype(np.int64) for name in ("anchor", "candidate")], axis=1)
-
-
-def _stored_pairs(metadata: Any) -> int:
-    """The most pairs that the file says it has anywhere: two claims of a damaged one need not agree."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    per_group = [max(group.column(number).num_values for number in range(group.num_columns)) for group in groups]
-    return max(metadata.num_rows, sum(per_group))
+        if name not in columns:
+            raise UserError(f"Neighbours: {path} has no column {name!r}; give one with 'anchor' and 'candidate'")
+        if columns[name].dtype.kind not in "iu":
+            raise UserError(f"Neighbours: the column {name!r} of {path} holds {columns[name].dtype}; give integers")
+    return np.stack([columns[name].astype(np.int64) for name in ("anchor", "candidate")], axis=1)
 
 
 def _check_number(path: Path, pairs: int) -> None:

@@ -14,6 +14,7 @@ from falseneg.contrast import Contrast, Space
 from falseneg.detectors.base import Detector
 from falseneg.errors import UserError
 from falseneg.facts import Facts
+from falseneg.foreign.archives import load_array
 from falseneg.rules import AboveThreshold, PairRule, SameGroup
 
 
@@ -111,12 +112,12 @@ def _read(path: Path) -> Tensor:
             f"RelativeToPositive: there is no NumPy file {path}; give a .npy file of embeddings as the guide"
         )
     try:
-        table = np.load(path, allow_pickle=False)
-    except ValueError as error:
+        table = load_array(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"RelativeToPositive: {path} is no array of numbers; give a .npy file of embeddings") from error
     if table.ndim != 2 or table.dtype.kind != "f" or 0 in table.shape:
         raise UserError(f"RelativeToPositive: {path} is {table.dtype} of shape {table.shape}; give floats (rows, E)")
     if not np.isfinite(table).all():
         raise UserError(f"RelativeToPositive: {path} holds numbers that are not finite; embed the images again")
-    embeddings = torch.from_numpy(table)
+    embeddings = torch.from_numpy(np.array(table))
     return normalize(embeddings.float() if table.dtype == np.float16 else embeddings, dim=1)

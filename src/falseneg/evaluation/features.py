@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from falseneg.data.loader import worker_options
+from falseneg.data.loader import batches_of, handed_over, worker_options
 from falseneg.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def extract_features(
         (n, F) float32 on the CPU.
 
     Raises:
-        UserError: the data set is empty, or an image cannot be read.
+        UserError: the data set is empty, or an image cannot be read, or a worker was killed.
     """
     total, done = len(image_set), 0
     features: Tensor | None = None
@@ -86,14 +86,15 @@ def feature_batches(
         (b, F) float32 on the CPU.
 
     Raises:
-        UserError: the data set is empty, or an image cannot be read.
+        UserError: the data set is empty, or an image cannot be read, or a worker was killed.
     """
     if len(image_set) == 0:
         raise UserError("the data set to extract features of is empty; give at least one image")
     views = _EvaluationViews(image_set, size)
-    loader = DataLoader(views, batch_size=batch_size, worker_init_fn=worker_starts, **worker_options(workers))
+    options = worker_options(workers)
+    loader = DataLoader(views, batch_size, collate_fn=_collate, worker_init_fn=worker_starts, **options)
     with evaluation_mode(encoder):
-        for images in loader:
+        for images in batches_of(loader):
             with torch.no_grad():
                 batch: Tensor = encoder(images.to(device)).float().cpu()
             yield batch
@@ -122,3 +123,16 @@ class _EvaluationViews(Dataset[Tensor]):
         from falseneg.data.views import evaluation_view
 
         return evaluation_view(self.image_set.image(row), self.size)
+
+    def __getitems__(self, rows: list[int]) -> list[Tensor] | UserError:
+        try:
+            return [self[row] for row in rows]
+        except UserError as error:
+            return UserError(*error.args)
+
+
+def _collate(images: list[Tensor] | UserError) -> Tensor | UserError:
+    if isinstance(images, UserError):
+        return images
+    batch = torch.stack(images)
+    return handed_over(batch, batch)

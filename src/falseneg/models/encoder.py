@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from falseneg.errors import UserError
+from falseneg.foreign.archives import load_tensors
+from falseneg.foreign.building import Within
 
 SMALL_IMAGE = 64
 """Up to this side, in pixels, images are small: not blurred, and not cropped for evaluation."""
@@ -111,9 +113,20 @@ class Encoder(nn.Module):
         Raises:
             UserError: there is no such file, or it is no encoder of falseneg, or it is damaged.
         """
-        about = _read_about(Path(path))
-        encoder = Encoder(**about)
-        _load(encoder, _read_weights(Path(path)), str(path))
+        about, state = _read_about(Path(path)), _read_weights(Path(path))
+        size = sum(value.nbytes for value in state.values())
+        try:
+            with Within(2 * size + 2**26):
+                encoder = Encoder(**about)
+        except UserError:
+            raise
+        except MemoryError as error:
+            raise UserError(
+                f"{path} describes an encoder that is far larger than its {size:,} bytes of weights; give a whole file"
+            ) from error
+        except Exception as error:  # whatever timm raises for arguments that no encoder has had
+            raise UserError(f"{path} describes an encoder that cannot be built ({_first_line(error)})") from error
+        _load(encoder, state, str(path))
         return encoder
 
 
@@ -183,7 +196,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{path} is damaged or holds no weights: {_first_line(error)}") from error
     for key in ("state_dict", "model"):

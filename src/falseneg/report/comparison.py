@@ -6,7 +6,6 @@ Formats: ``results.json`` is a list with one object for each variant and seed, s
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from falseneg.compare.summary import ACCURACIES, BASELINE, FIGURES, PRIMARY, Summary, summarise
+from falseneg.foreign.text import read_json
 from falseneg.report.chart import Style, variant_styles
 from falseneg.report.read import RunRecord, figures, is_figure, is_run, read_run
 
@@ -101,7 +101,7 @@ def _primary(settings: str) -> str:
 
 def _read_results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     try:
-        given = json.loads(path.read_text("utf-8"))
+        given = read_json(path)
         results = [_usable(result, notes) for result in given if _is_result(result)]
         if given and not results:
             raise ValueError("no results")

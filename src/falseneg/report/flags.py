@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from falseneg.errors import UserError
-from falseneg.files import most_unpacked, write_bytes
-from falseneg.report.arrays import are, check
+from falseneg.files import write_bytes
+from falseneg.report.arrays import check
 from falseneg.report.read import File, RunRecord, is_run
 from falseneg.train import names
-from falseneg.train.pairs import NAMED, as_csv
+from falseneg.train.pairs import LONGEST, NUMBERS, as_csv, read_pairs
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-PAIRS, LONGEST = 2**20, 4096
-"""Pairs that the file may hold, far more than a run writes, and letters of a name."""
-COLUMNS = ("anchor", "candidate", "score", "epoch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,27 +59,6 @@ class Flagged:
         return last.sort_by([("score", "descending")]).slice(0, most), len(last)
 
 
-def read_table(path: Path) -> pa.Table:
-    """The columns of flagged.parquet that are known; names are dictionary-encoded, and few bytes unpack to few."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    metadata = pq.read_metadata(path)
-    check(metadata.num_rows <= PAIRS)
-    check(sum(metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)) <= most_unpacked([path]))
-    known = [name for name in metadata.schema.to_arrow_schema().names if name in (*COLUMNS, "correct", *NAMED)]
-    table = pq.read_table(path, columns=known, read_dictionary=[name for name in known if name in NAMED])
-    check(set(COLUMNS) <= set(known) and len(set(known)) == len(known))
-    numbers = {name: table[name].to_numpy() for name in COLUMNS}
-    check(all(are(numbers[name], "iu") for name in ("anchor", "candidate", "epoch")) and are(numbers["score"], "f"))
-    check(bool(np.isfinite(numbers["score"]).all()))
-    check("correct" not in known or pa.types.is_boolean(table.schema.field("correct").type))
-    for name in set(known) & set(NAMED):
-        kind = table.schema.field(name).type
-        check(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
-    return table
-
-
 def write_pairs(folder: Path, out: Path | None = None) -> Path:
     """Write the flagged pairs of a run as CSV, see `falseneg.train.pairs.as_csv`.
 
@@ -108,17 +83,13 @@ def write_pairs(folder: Path, out: Path | None = None) -> Path:
         )
     if out.is_dir():
         raise UserError(f"{out} is a folder; give the name of the CSV file to write")
-    try:
-        table = read_table(path)
-    except Exception as error:  # whatever a damaged file makes its reader raise
-        raise UserError(f"{path} cannot be read ({type(error).__name__}); put a whole copy in its place") from error
-    write_bytes(out, as_csv(table, folder))
+    write_bytes(out, as_csv(read_pairs(path), folder))
     return out
 
 
 def _read(path: Path, _: RunRecord) -> Flagged:
-    table = read_table(path)
-    anchor, candidate, score, epoch = (table[name].to_numpy() for name in COLUMNS)
+    table = read_pairs(path)
+    anchor, candidate, score, epoch = (table[name].to_numpy() for name in NUMBERS)
     correct = None
     if "correct" in table.column_names:
         correct = table["correct"].cast("int8").fill_null(-1).to_numpy()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from falseneg.report.arrays import are, check, read_arrays
+from falseneg.foreign.archives import load_arrays
+from falseneg.report.arrays import are, check
 from falseneg.report.flags import FLAGGED
 from falseneg.report.read import File
 from falseneg.train import names
@@ -40,7 +41,7 @@ class Thumbnails:
 
 def read_thumbnails(path: Path) -> Thumbnails:
     """Rows, pictures and what is known of them, from any file that `falseneg.train.thumbnails.thumbnail_arrays` went into."""
-    arrays = read_arrays(path)
+    arrays = load_arrays(path)
     rows, images, names, labels, class_names = (
         arrays.get(name) for name in ("rows", "images", "names", "labels", "class_names")
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from falseneg.foreign.text import read_json, read_yaml
 from falseneg.train.names import ABOUT, CONFIG, METRICS
 
 T = TypeVar("T")
@@ -163,7 +164,7 @@ def is_figure(value: Any) -> bool:
 
 def _about(path: Path, _: RunRecord) -> dict[str, Any]:
     """What run.json says in words and numbers; anything else in it is left out."""
-    content = json.loads(path.read_text("utf-8"))
+    content = read_json(path)
     git = content.get("git")
     about = {key: value for key, value in content.items() if isinstance(value, str) or is_figure(value)}
     if isinstance(git, dict) and isinstance(git.get("commit"), str):
@@ -172,9 +173,7 @@ def _about(path: Path, _: RunRecord) -> dict[str, Any]:
 
 
 def _settings(path: Path, _: RunRecord) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
-
-    content = yaml.safe_load(path.read_text("utf-8"))
+    content = read_yaml(path)
     return content if isinstance(content, dict) else {}
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from falseneg.report.arrays import check, read_arrays
+from falseneg.foreign.archives import load_arrays
+from falseneg.report.arrays import check
 from falseneg.report.read import Files, RunRecord
 from falseneg.train import names
 
 
 def _read(path: Path, _: RunRecord) -> dict[str, np.ndarray]:
-    arrays = read_arrays(path)
+    arrays = load_arrays(path)
     check(all(values.dtype.kind in "iuf" for values in arrays.values()))
     return arrays
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from falseneg.clock import Duration
 from falseneg.errors import UserError
 from falseneg.files import replacing
+from falseneg.foreign.archives import load_tensors
 from falseneg.models.encoder import first_difference
 from falseneg.row_step import RowStep
 from falseneg.schedule import Schedule
@@ -41,24 +43,47 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` wrote; tensors on the CPU. Runs no code from the file.
 
     Raises:
-        UserError: the file is damaged, or is no checkpoint of falseneg, or of another version.
+        UserError: the file is damaged, or unpacks to far more than it is, or is no checkpoint of falseneg, or of another
+            version.
     """
     try:
+        state = load_tensors(path)
         # torch does not look at the checksums that it writes: a flipped bit would go on as a weight.
         with zipfile.ZipFile(path) as parts:
             if (broken := parts.testzip()) is not None:
                 raise zipfile.BadZipFile(broken)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(
-            f"the checkpoint {path} is damaged or no checkpoint of falseneg; "
-            "resume from an older one by putting it in its place, or start anew in another folder"
-        ) from error
+        raise _damaged(path) from error
     version = state.get("falseneg_checkpoint") if isinstance(state, dict) else None
     if version != FORMAT:
         given = "no checkpoint of falseneg" if version is None else f"a checkpoint of format {version}, not {FORMAT}"
         raise UserError(f"{path} is {given}; give the checkpoint of a run of this version")
     return dict(state)
+
+
+def _damaged(path: Path, what: str = "") -> UserError:
+    return UserError(
+        f"the checkpoint {path} is damaged or no checkpoint of falseneg{what}; "
+        "resume from an older one by putting it in its place, or start anew in another folder"
+    )
+
+
+@contextlib.contextmanager
+def damage_said(path: Path) -> Iterator[None]:
+    """While a run takes over what a checkpoint holds: it has the right form, but anybody may have put anything into it.
+
+    Raises:
+        UserError: something is missing there, or is of another kind.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise _damaged(path, f" ({type(error).__name__}: {reason})") from error
 
 
 def load_module(module: nn.Module, state: Mapping[str, Any], what: str) -> None:

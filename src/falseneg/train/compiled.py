@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -14,12 +16,21 @@ from falseneg.methods.base import Method
 from falseneg.models import Momentum
 
 
-def check_compiler(device: torch.device) -> None:
+def check_compiler(device: torch.device, say: Callable[[str], None]) -> None:
     """Compile something small, before anything else begins.
+
+    The first time on a machine that takes about ten seconds of a core, for the compiler's headers; later two.
+
+    Args:
+        device: to compile for.
+        say: is told what is waited for.
 
     Raises:
         UserError: nothing can be compiled for this device here.
     """
+    say("trying the compiler: about ten seconds the first time, and a minute or more on a busy machine")
+    # It says that there is no CUDA, to those who do without it.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # A size that was never seen: what was compiled before lies on the disk, and would need no compiler.
     numbers = torch.ones(int(time.time() * 1000) % 10**6 + 1, device=device)
     try:

@@ -17,6 +17,7 @@ from typing import Any
 
 from falseneg.errors import UserError
 from falseneg.files import alone, write_bytes
+from falseneg.foreign.text import read_json
 from falseneg.train.metrics import read_metrics
 from falseneg.train.names import ABOUT, CHECKPOINTS, CONFIG, ENCODER, METRICS
 
@@ -71,8 +72,8 @@ def final_figures(folder: Path) -> dict[str, Any] | None:
 def about(folder: Path) -> dict[str, Any]:
     """What `write_about` wrote; empty if there is nothing whole."""
     try:
-        return dict(json.loads((folder / ABOUT).read_text()))
-    except (OSError, ValueError):
+        return dict(read_json(folder / ABOUT))
+    except (OSError, ValueError, TypeError):
         return {}
 
 

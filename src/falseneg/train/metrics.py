@@ -159,11 +159,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = folder / METRICS
     if not path.is_file():
         return []
-    lines = path.read_text().split("\n")[:-1]
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}; put a whole copy in its place") from error
+        lines = [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
+        if not all(isinstance(line, dict) and isinstance(line.get("kind"), str) for line in lines):
+            raise ValueError("a line without its kind")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); put a whole copy in its place") from error
+    return lines
 
 
 def further_loggers(names: Sequence[str], folder: Path, run_id: str, settings: Mapping[str, Any]) -> list[Logger]:

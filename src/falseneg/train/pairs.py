@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from falseneg.errors import UserError
 from falseneg.files import replacing
+from falseneg.foreign import check_unpacked
+from falseneg.foreign.parquet import most_rows, unpacked_sizes
 from falseneg.train.names import PICTURES
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 NAMED = ("anchor_name", "candidate_name", "anchor_class", "candidate_class")
 """The columns of text, as far as they are there."""
+NUMBERS = ("anchor", "candidate", "score", "epoch")
+MOST_PAIRS, LONGEST = 2**20, 4096
+"""Pairs that the file may hold, far more than a run writes, and letters of a name."""
 IN_CSV = (
     *("anchor_name", "candidate_name", "score", "epoch", "correct", "anchor_class", "candidate_class"),
     *("anchor", "candidate", "anchor_thumbnail", "candidate_thumbnail"),
@@ -60,6 +66,52 @@ def pair_table(images: ImageSet, pairs: np.ndarray, scores: np.ndarray, epoch: i
         columns["anchor_class"] = classes.take(pa.array(anchor))
         columns["candidate_class"] = classes.take(pa.array(candidate))
     return pa.table(columns)
+
+
+def encoded(table: pa.Table) -> pa.Table:
+    """The same, with each text once."""
+    for place, name in enumerate(table.column_names):
+        if name in NAMED:
+            table = table.set_column(place, name, table[name].dictionary_encode())
+    return table
+
+
+def read_pairs(path: Path) -> pa.Table:
+    """The columns of ``flagged.parquet`` that are known, which may come from anybody; texts are dictionary-encoded.
+
+    Raises:
+        UserError: the file is damaged, or has more than 2^20 pairs, or unpacks to more than `check_unpacked` allows.
+    """
+    try:
+        return _read(path)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes Arrow raise
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}); put a whole copy in its place, or remove it"
+        ) from error
+
+
+def _read(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    named = [name for name in metadata.schema.to_arrow_schema().names if name in (*NUMBERS, "correct", *NAMED)]
+    if (rows := most_rows(metadata)) > MOST_PAIRS:
+        raise UserError(f"{path} has {rows:,} rows; give at most {MOST_PAIRS:,}")
+    check_unpacked([path], sum(sum(unpacked_sizes(path, metadata, name)) for name in named))
+    table = pq.read_table(path, columns=named, read_dictionary=[name for name in named if name in NAMED])
+    kinds = {name: table.schema.field(name).type for name in named}
+    right = [set(NUMBERS) <= set(named), len(set(named)) == len(named), pa.types.is_floating(kinds["score"])]
+    right += [pa.types.is_integer(kinds[name]) for name in ("anchor", "candidate", "epoch")]
+    right += ["correct" not in kinds or pa.types.is_boolean(kinds["correct"])]
+    for name in set(named) & {*NAMED}:
+        right.append(pa.types.is_dictionary(kinds[name]) and pa.types.is_string(kinds[name].value_type))
+    right += [table[name].null_count == 0 for name in NUMBERS]
+    if not all(right) or not bool(np.isfinite(table["score"].to_numpy()).all()):
+        raise ValueError("another form")
+    return table
 
 
 def _class(label: int, names: Sequence[str] | None) -> str | None:

@@ -19,7 +19,7 @@ from falseneg.clock import Clock
 from falseneg.errors import UserError
 from falseneg.files import write_bytes
 from falseneg.models import Encoder
-from falseneg.train.checkpoint import LAST, check_settings, load_checkpoint, load_module
+from falseneg.train.checkpoint import LAST, check_settings, damage_said, load_checkpoint, load_module
 from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
 from falseneg.train.describe import describe, farewell
 from falseneg.train.folder import about, claimed, final_figures, write_about
@@ -77,15 +77,15 @@ def fit(
     folder = Path(folder)
     run.check()
     fabric = _connect(run)
+    shown = (progress or default_progress()) if fabric.is_global_zero else Silent()
     if run.compile_encoder:
-        check_compiler(fabric.device)
+        check_compiler(fabric.device, shown.message)
     with in_one_sentence(), contextlib.ExitStack() as held:
         if fabric.is_global_zero:
             held.enter_context(claimed(folder, resume))
         if resume and (figures := final_figures(folder)) is not None:
             return figures
         fabric.launch()
-        shown = (progress or default_progress()) if fabric.is_global_zero else Silent()
         with determinism(run.deterministic, about(folder).get("threads") if resume else None):
             session, observers = _start(run, folder, resume, configuration, fabric, shown)
             train(session, observers)
@@ -124,7 +124,9 @@ def _start(
         _seed(run.seed + 1_000_003 * fabric.global_rank)
     made = settings(run, plan, fabric.world_size)
     if stored is not None:
-        check_settings(made, stored["settings"])
+        with damage_said(folder / CHECKPOINTS / LAST):
+            check_settings(made, stored["settings"])
+            stored["metrics"] = max(0, int(stored["metrics"]))
     learner = _learner(run, plan, criterion, fabric)
     facts = {"images": len(plan.train), "small_stem": getattr(run.method.encoder, "small_stem", None)}
     facts |= {"threads": torch.get_num_threads(), "settings": made}
@@ -138,7 +140,8 @@ def _start(
     if run.compile_encoder:
         compile_networks(run.method)  # not for the few images of the estimate
     if stored is not None:
-        load(session, observers, stored)
+        with damage_said(folder / CHECKPOINTS / LAST):
+            load(session, observers, stored)
         progress.message(f"continuing after step {session.clock.step} of {session.clock.total_steps}")
     return session, observers
 
@@ -206,7 +209,8 @@ def _initialise(run: Run, path: Path) -> None:
     if path.suffix == ".safetensors":
         load_module(run.method.encoder, Encoder.load(path).state_dict(), "encoder")
     elif path.is_file():
-        load_module(run.method, load_checkpoint(path)["method"], "method")
+        with damage_said(path):
+            load_module(run.method, load_checkpoint(path)["method"], "method")
     else:
         raise UserError(
             f"init_from is {path}, which holds no weights; give an encoder.safetensors or the folder of a run"

@@ -25,6 +25,8 @@ from falseneg.temperature import FixedTemperature, Temperature
 from falseneg.train.metrics import LOGGERS
 from falseneg.train.optimisers import AdamW, Optimiser
 
+MOST_SEEDS = 2**62
+"""Below it a seed, and what is added to it for each process, is a number to every generator."""
 INCIDENTAL = ("workers", "log_every", "loggers", "checkpoint_every", "keep_every", "compile_encoder")
 """Settings that a run may change when it is continued, because no weight depends on them, but for rounding."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
@@ -57,7 +59,7 @@ class Run:
         accumulate: pieces in which each process encodes its part of a batch (the gradient cache): the same gradients, but
             for BatchNorm, in less memory and about a third more time; 1 encodes it at once.
         warmup: duration over which the learning rate rises to its peak; it then falls to 0 along a cosine.
-        seed: of all random draws, at least 0.
+        seed: of all random draws, from 0 to below 2^62.
         deterministic: only deterministic algorithms, and a fixed number of threads: an interrupted run ends with the
             same weights as an undisturbed one, bit for bit, on the same machine.
         precision: "32-true", "bf16-mixed", "16-mixed" (CUDA only) or "bf16-true".
@@ -154,7 +156,6 @@ class Run:
             ("few_label_draws", 1),
             ("log_every", 1),
             ("devices", 1),
-            ("seed", 0),
             ("workers", 0),
         ):
             value = getattr(self, name)
@@ -164,6 +165,7 @@ class Run:
         for name in ("workers", "devices"):
             if (getattr(self, name) or 0) > most:
                 raise UserError(f"{name} is {getattr(self, name)}; give at most {most} on this machine")
+        check_seed(self.seed)
         if self.batch_size is not None:
             check_batch_size(self.batch_size)
         if not 0 <= self.holdout < 1:
@@ -218,6 +220,16 @@ class Run:
                     contrast.columns(getattr(part, "part", None))
                 except ValueError as error:
                     raise UserError(f"{type(part).__name__}: {error}") from None
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        UserError: it is below 0, or 2^62 or more.
+    """
+    if not 0 <= seed < MOST_SEEDS:
+        raise UserError(f"seed is {seed}; give a number from 0 to {MOST_SEEDS - 1}")
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -52,7 +52,7 @@ def load(session: Session, observers: Sequence[Observer], state: Mapping[str, An
     restore_random_states(state["random"][session.fabric.global_rank])
     for observer in observers:
         observer.load_state(session, state["observers"][type(observer).__name__])
-    session.clock = replace(session.clock, step=state["step"])
+    session.clock = replace(session.clock, step=int(state["step"]))
     session.seconds = state["seconds"]
     session.first_step, session.first_seconds = session.clock.step, session.seconds
 

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from falseneg.files import replacing, write_bytes
 from falseneg.train.names import FLAGGED, PAIRS, PICTURES, THUMBNAILS
-from falseneg.train.pairs import NAMED, as_csv, write_pictures
+from falseneg.train.pairs import NAMED, as_csv, read_pairs, write_pictures
 
 if TYPE_CHECKING:
     from falseneg.data import ImageSet
@@ -30,12 +30,11 @@ def write_thumbnails(folder: Path, images: ImageSet) -> None:
 
     They are written as arrays for the report, and as files for readers of the CSV of pairs, which is written, too.
     """
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(folder / FLAGGED) if (folder / FLAGGED).is_file() else None
+    table = read_pairs(folder / FLAGGED) if (folder / FLAGGED).is_file() else None
     rows: list[int] = []
     if table is not None:
-        rows = gallery_rows(table.select([name for name in table.column_names if name not in NAMED]).to_pydict())
+        numbers = table.select([name for name in table.column_names if name not in NAMED]).to_pydict()
+        rows = [row for row in gallery_rows(numbers) if 0 <= row < len(images)]
     arrays = thumbnail_arrays(images, rows, ENLARGED)
     with replacing(folder / THUMBNAILS) as file:
         np.savez_compressed(file, **arrays)

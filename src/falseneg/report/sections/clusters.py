@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from falseneg.report.arrays import are, check, read_arrays
+from falseneg.foreign.archives import load_arrays
+from falseneg.report.arrays import are, check
 from falseneg.report.chart import Chart, Quantity, Style, chart, points, style_of
 from falseneg.report.comparison import ComparisonRecord
 from falseneg.report.frame import Axis, Frame
@@ -87,7 +88,7 @@ class Clusters:
 
 
 def _read(path: Path, _: RunRecord) -> Clusters:
-    arrays, thumbnails = read_arrays(path), read_thumbnails(path)
+    arrays, thumbnails = load_arrays(path), read_thumbnails(path)
     group_of, groups, sizes, majority, accepted = (
         arrays[name] for name in ("group_of", "groups", "sizes", "majority", "accepted")
     )

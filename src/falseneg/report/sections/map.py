@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from falseneg.report.arrays import are, check, read_arrays
+from falseneg.foreign.archives import load_arrays
+from falseneg.report.arrays import are, check
 from falseneg.report.comparison import ComparisonRecord
 from falseneg.report.flags import FLAGGED
 from falseneg.report.pictures import SIDE, THUMBNAILS, class_name, data_address
@@ -49,7 +50,7 @@ class Embedding:
 
 
 def _read(path: Path, _: RunRecord) -> Embedding:
-    arrays = read_arrays(path)
+    arrays = load_arrays(path)
     features, labels, named, images = arrays["features"], *(arrays.get(name) for name in ("labels", "names", "images"))
     rows = len(features)
     check(are(features, "f", dimensions=2) and (labels is None or are(labels, "iu", rows)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from falseneg.foreign.text import read_json
 from falseneg.report.arrays import check
 from falseneg.report.chart import Style
 from falseneg.report.comparison import ComparisonRecord
@@ -113,7 +113,7 @@ def _threshold(frame: Frame, threshold: float) -> Markup:
 
 
 def _read(path: Path, run: RunRecord) -> list[dict[str, Any]]:
-    entries = json.loads(path.read_text("utf-8"))
+    entries = read_json(path)
     usable = [entry for entry in entries if _is_histogram(entry)]
     check(bool(usable) or entries == [])
     if len(usable) < len(entries):

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from falseneg.data import ImageSet
+from falseneg.errors import UserError
 from falseneg.files import replacing, write_bytes
 from falseneg.flagged import Judged
+from falseneg.foreign.text import read_json
 from falseneg.rules import AboveThreshold, SameGroup
 from falseneg.statistics import flagged_pairs, similarity_histogram
 from falseneg.train.names import FLAGGED, SIMILARITIES
 from falseneg.train.observers.base import Figures, Observer
-from falseneg.train.pairs import pair_table
+from falseneg.train.pairs import encoded, pair_table, read_pairs
 from falseneg.train.session import Session, Stepped
 from falseneg.train.thumbnails import write_thumbnails
 
@@ -56,6 +58,8 @@ class FlaggedPairs(Observer):
         chosen = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:WATCHED]
         self.watched = torch.zeros(rows, dtype=torch.bool)
         self.watched[chosen] = True
+        self.written: Any = None
+        self.entries: list[dict[str, Any]] = []
         self.clear()
 
     def after_step(self, session: Session, stepped: Stepped) -> None:
@@ -75,8 +79,23 @@ class FlaggedPairs(Observer):
         return {name: copy.copy(getattr(self, name)) for name in _COLLECTED}
 
     def load_state(self, session: Session, state: Mapping[str, Any]) -> None:
+        """Go on from there, and from what was written before.
+
+        Raises:
+            UserError: a file that was written before is damaged.
+        """
         for name in _COLLECTED:
             setattr(self, name, copy.copy(state[name]))
+        self.read_written()
+
+    def read_written(self) -> None:
+        """Read what was written in earlier epochs.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        self.written = read_pairs(self.folder / FLAGGED) if (self.folder / FLAGGED).is_file() else None
+        self.entries = _read_similarities(self.folder)
 
     def clear(self) -> None:
         self.steps = 0
@@ -111,13 +130,11 @@ class FlaggedPairs(Observer):
     def write(self, epoch: int) -> None:
         """Write what was collected in this epoch (from 1), and begin anew. A repeated epoch replaces itself."""
         self._write_pairs(epoch)
-        path = self.folder / SIMILARITIES
-        entries = json.loads(path.read_text()) if path.is_file() else []
         edges = torch.linspace(-1, 1, BINS + 1, dtype=torch.float64).tolist()
         threshold = sum(self.thresholds) / len(self.thresholds) if self.thresholds else None
         entry = {"epoch": epoch, "edges": edges, **{kind: count.tolist() for kind, count in self.histogram.items()}}
-        entries = [old for old in entries if old["epoch"] < epoch] + [{**entry, "threshold": threshold}]
-        write_bytes(path, json.dumps(entries).encode())
+        self.entries = [old for old in self.entries if old["epoch"] < epoch] + [{**entry, "threshold": threshold}]
+        write_bytes(self.folder / SIMILARITIES, json.dumps(self.entries).encode())
         self.clear()
 
     def _write_pairs(self, epoch: int) -> None:
@@ -126,14 +143,31 @@ class FlaggedPairs(Observer):
 
         pairs = torch.cat([torch.empty(0, 2, dtype=torch.int64), *self.pairs]).numpy()
         scores = torch.cat([torch.empty(0, dtype=torch.float32), *self.scores]).numpy()
-        table = pair_table(self.images, pairs, scores, epoch)
-        path = self.folder / FLAGGED
-        if path.is_file():
-            before = pq.read_table(path)
-            earlier = before.filter(before["epoch"].to_numpy() < epoch)
+        table = encoded(pair_table(self.images, pairs, scores, epoch))
+        if self.written is not None:
+            earlier = self.written.filter(self.written["epoch"].to_numpy() < epoch)
             table = pa.concat_tables([earlier, table], promote_options="default")
-        with replacing(path) as file:
-            pq.write_table(table, file, compression="zstd")
+        with replacing(self.folder / FLAGGED) as file:
+            pq.write_table(table, file, compression="zstd", store_schema=False)  # type: ignore[attr-defined]
+        self.written = table
+
+
+def _read_similarities(folder: Path) -> list[dict[str, Any]]:
+    """The entries of similarities.json; empty if there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / SIMILARITIES
+    if not path.is_file():
+        return []
+    try:
+        entries = list(read_json(path))
+        if not all(isinstance(entry, dict) and isinstance(entry.get("epoch"), int) for entry in entries):
+            raise ValueError("an entry without an epoch")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); put a whole copy in its place, or remove it") from error
+    return entries
 
 
 def _highest(pairs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

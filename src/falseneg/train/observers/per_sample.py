@@ -14,6 +14,7 @@ from torch import Tensor
 from falseneg.detectors.global_threshold import GlobalThreshold
 from falseneg.evaluation import group_figures
 from falseneg.files import replacing
+from falseneg.foreign.archives import load_arrays
 from falseneg.train.names import CLUSTERS, PER_SAMPLE
 from falseneg.train.observers.base import Figures, Observer
 from falseneg.train.observers.flagged_pairs import recorded_epochs
@@ -129,8 +130,7 @@ def write_clusters(folder: Path, images: ImageSet) -> None:
     recorded = sorted((folder / PER_SAMPLE).glob("epoch-*.npz"))
     if not recorded:
         return
-    with np.load(recorded[-1], allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files if name.startswith(("clusters ", "pseudo-labels "))}
+    arrays = load_arrays(recorded[-1], ("clusters ", "pseudo-labels "))
     levels = {name: int(groups.max()) for name, groups in arrays.items() if name.startswith("clusters ")}
     levels = {name: highest for name, highest in levels.items() if highest >= 0}
     if not levels:
