@@ -267,10 +267,10 @@ def _gradients(ctx: Any, powers: _Powers | None, add_grad_sim: _AddGradSim) -> t
         rows, cols, sim = tile
         gradient = matrix.buffer("gradient", (sim.shape[0], sim.shape[1])).zero_()
         outs = gradient, gradient.T  # of the tile, and of its mirror image in a symmetric matrix
-        seen: Iterator[tuple[slice, slice, Tensor, Tensor]] = (
+        sides: Iterator[tuple[slice, slice, Tensor, Tensor]] = (
             powers.directions(tile) if powers else ((*way, way[2]) for way in matrix.directions(*tile))
         )
-        for way, out in zip(seen, outs, strict=False):
+        for way, out in zip(sides, outs, strict=False):
             add_grad_sim(*way, out)
         if matrix.symmetric and rows == cols:  # of a tile on the diagonal one product is enough
             # (copied first: a sum of two layouts is several times as slow)
