@@ -27,7 +27,7 @@ from falseneg.evaluation import DetectionCounts, extract_features
 from falseneg.evaluation.features import evaluation_mode
 from falseneg.methods.simclr import contrast_views
 from falseneg.train.checkpoint import load_checkpoint
-from falseneg.train.embeddings import Embedding
+from falseneg.train.embeddings import EmbedImages
 from falseneg.train.plan import make_plan
 
 SUPPORT_VIEWS = 4
@@ -64,7 +64,7 @@ def freeze(folder: Path, checkpoint: Path, passes: int) -> Frozen:
     augmentation = run.augmentation.for_size(data.size)
     rows, labels = len(data.train), data.train.labels
     main, support = torch.empty(passes, rows, 2, 0), torch.empty(rows, SUPPORT_VIEWS, 0)
-    method = Embedding(run.method)
+    method = EmbedImages(run.method)
     with evaluation_mode(method), torch.no_grad():
         for epoch in range(passes):
             last = epoch == passes - 1

@@ -41,7 +41,7 @@ from lightning_fabric import Fabric
 
 import falseneg as fn
 from falseneg.train.metrics import Meter
-from falseneg.train.step import Encoding, Learner, training_step
+from falseneg.train.step import EncodeBatch, Learner, training_step
 
 Steps = Callable[[], object]
 
@@ -52,7 +52,7 @@ def steps_of(case: Case, options: argparse.Namespace) -> Steps:
     method, views = trainee(options.encoder, options.side, case.views, options.images, options.device)
     criterion = fn.Criterion(prepared(case, options.images, options.device), case.strategy).to(options.device)
     optimiser = fabric.setup_optimizers(torch.optim.SGD(method.parameters(), 0.01, momentum=0.9))
-    learner = Learner(fabric, method, fabric.setup_module(Encoding(method)), criterion, optimiser)
+    learner = Learner(fabric, method, fabric.setup_module(EncodeBatch(method)), criterion, optimiser)
     method.train()
     labels = torch.randint(CLASSES, (ROWS,), generator=torch.Generator().manual_seed(1)).to(options.device)
 

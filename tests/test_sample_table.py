@@ -36,38 +36,38 @@ def test_bad_rows_and_columns():
 def test_values_of_a_line_together_without_what_is_not_known():
     table = fn.SampleTable(5, {"u": 0.0})
     values = {"a": torch.tensor([1.0, 2.0, 3.0, 4.0]), "b": torch.tensor([1.0, torch.nan, 0.0, 0.0])}
-    seen = table.together(torch.tensor([4, 0, 4, 1]), values)
-    assert seen.number.tolist() == [2, 0, 2, 1] and seen.known.tolist() == [True, False, True, True]
-    mean = seen.mean("a")
+    gathered = table.gather_by_row(torch.tensor([4, 0, 4, 1]), values)
+    assert gathered.number.tolist() == [2, 0, 2, 1] and gathered.known.tolist() == [True, False, True, True]
+    mean = gathered.mean("a")
     assert mean[[0, 2, 3]].tolist() == [2.0, 2.0, 4.0] and mean[1].isnan() and mean.dtype == torch.float64
-    table.put(seen, {"u": mean + 5})
+    table.update(gathered, {"u": mean + 5})
     assert table.column("u").tolist() == [0.0, 9.0, 0.0, 0.0, 7.0] and table.visits.tolist() == [0, 1, 0, 0, 1]
-    nothing = table.together(torch.tensor([0, 1]), {"a": torch.full((2,), torch.nan)})
-    table.put(nothing, {"u": nothing.mean("a")})
+    nothing = table.gather_by_row(torch.tensor([0, 1]), {"a": torch.full((2,), torch.nan)})
+    table.update(nothing, {"u": nothing.mean("a")})
     assert table.column("u").tolist() == [0.0, 9.0, 0.0, 0.0, 7.0] and table.visits.tolist() == [0, 1, 0, 0, 1]
 
 
 def test_what_is_not_known_of_one_view_takes_nothing_from_the_other():
     table = fn.SampleTable(3, {"u": 0.0})
-    seen = table.together(torch.tensor([2, 1, 2]), {"a": torch.tensor([torch.nan, 6.0, 3.0])})
-    table.put(seen, {"u": seen.mean("a")})
+    gathered = table.gather_by_row(torch.tensor([2, 1, 2]), {"a": torch.tensor([torch.nan, 6.0, 3.0])})
+    table.update(gathered, {"u": gathered.mean("a")})
     assert table.column("u").tolist() == [0.0, 6.0, 3.0] and table.visits.tolist() == [0, 1, 1]
-    torch.testing.assert_close(seen.log_mean("a"), torch.tensor([3.0, 6.0, 3.0], dtype=torch.float64))
+    torch.testing.assert_close(gathered.log_mean("a"), torch.tensor([3.0, 6.0, 3.0], dtype=torch.float64))
 
 
 def test_log_mean_far_beyond_what_an_exponential_can_hold():
     logs = torch.tensor([5000.0, 1.0, 5000.0, -9000.0, 0.0, 3.0], dtype=torch.float64)
-    seen = fn.SampleTable(9, {"u": 0.0}).together(torch.tensor([7, 8, 7, 0, 2, 8]), {"a": logs})
+    gathered = fn.SampleTable(9, {"u": 0.0}).gather_by_row(torch.tensor([7, 8, 7, 0, 2, 8]), {"a": logs})
     of_two = torch.tensor([1.0, 3.0], dtype=torch.float64).exp().mean().log().item()
     expected = torch.tensor([5000.0, of_two, 5000.0, -9000.0, 0.0, of_two], dtype=torch.float64)
-    torch.testing.assert_close(seen.log_mean("a"), expected)
+    torch.testing.assert_close(gathered.log_mean("a"), expected)
 
 
 def test_a_table_is_complete_when_every_line_was_visited_and_not_for_ever():
     table, empty = fn.SampleTable(3, {"u": 0.0}), fn.SampleTable(3, {"u": 0.0}).state_dict()
     for rows, complete in (([0, 1], False), ([2, 2], True), ([0], True)):
         table.write(torch.tensor(rows), {"u": torch.ones(len(rows))})
-        table.look()
+        table.check_complete()
         assert table.complete is complete
     table.load_state_dict(empty)
     assert table.complete is False

@@ -15,8 +15,8 @@ from falseneg.statistics.gather import gather_rows
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What all ranks have seen of some lines of a table: n entries, of which several (an image's views) may share a line.
+class GatheredRows:
+    """Values of all ranks for some lines of a table: n entries, of which several (an image's views) may share a line.
 
     What follows for a line is held by each of its entries: no shape depends on the values, so that nothing waits for
     the device to tell how many lines there are.
@@ -68,7 +68,7 @@ class SampleTable(nn.Module):
 
     visits: Tensor
     complete: bool
-    """Every line is known to have been visited; `look` finds out."""
+    """Every line is known to have been visited; `check_complete` finds out."""
 
     def __init__(self, rows: int, columns: Mapping[str, float]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class SampleTable(nn.Module):
         self.complete = False
         self.register_load_state_dict_post_hook(_unknown_again)
 
-    def look(self) -> None:
+    def check_complete(self) -> None:
         """Find out whether every line was visited. Waits for the device, in O(rows): not for every step."""
         self.complete = self.complete or bool((self.visits > 0).all())
 
@@ -109,11 +109,11 @@ class SampleTable(nn.Module):
         Raises:
             UserError: as `read`.
         """
-        seen = self.together(row, values)
-        self.put(seen, {name: seen.mean(name) for name in values})
+        gathered = self.gather_by_row(row, values)
+        self.update(gathered, {name: gathered.mean(name) for name in values})
 
     @torch.no_grad()
-    def together(self, row: Tensor, values: Mapping[str, Tensor]) -> Seen:
+    def gather_by_row(self, row: Tensor, values: Mapping[str, Tensor]) -> GatheredRows:
         """The values of all ranks: for updates that need a line's values (its views) all at once.
 
         Args:
@@ -136,21 +136,21 @@ class SampleTable(nn.Module):
         place = torch.empty_like(row).scatter_(0, order, begins.cumsum(0))
         columns = stacked.masked_fill(~known[:, None], 0).unbind(1)
         number = _sum_of_lines(known.double(), place)
-        return Seen(row, place, known, dict(zip(values, columns, strict=True)), number)
+        return GatheredRows(row, place, known, dict(zip(values, columns, strict=True)), number)
 
     @torch.no_grad()
-    def put(self, seen: Seen, values: Mapping[str, Tensor]) -> None:
+    def update(self, gathered: GatheredRows, values: Mapping[str, Tensor]) -> None:
         """Store new values, which are the same on every rank; one visit of each line. What was not known stays.
 
         Args:
-            seen: n entries.
+            gathered: n entries.
             values: (n,) for each column to write; the same for all entries of a line.
         """
-        known = seen.number > 0
+        known = gathered.number > 0
         for name, new in values.items():
             column = self.column(name)
-            column[seen.line] = torch.where(known, new.float(), column[seen.line])
-        self.visits[seen.line] = self.visits[seen.line] + known.long()
+            column[gathered.line] = torch.where(known, new.float(), column[gathered.line])
+        self.visits[gathered.line] = self.visits[gathered.line] + known.long()
 
     def column(self, name: str) -> Tensor:
         """(rows,) float32: a whole column, as it is stored."""

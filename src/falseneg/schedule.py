@@ -58,7 +58,7 @@ class Cosine(Schedule):
     """Moves along half a cosine: slowly at both ends."""
 
     def _moved(self, done: float) -> float:
-        return 0.5 * (1 - math.cos(math.pi * done))
+        return cosine_weights(done)[1]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,17 @@ class Stairs(Schedule):
 
     def _moved(self, done: float) -> float:
         return math.floor(done * self.jumps + 1e-9) / self.jumps
+
+
+def cosine_weights(done: float, total: float = 1.0) -> tuple[float, float]:
+    """The weights of the start and of the end along half a cosine: (1, 0) at the start, (0, 1) at the end.
+
+    Args:
+        done: how much of the time is over, in any unit.
+        total: the whole of it, in the same unit.
+    """
+    cosine = math.cos(math.pi * done / total)
+    return 0.5 * (1 + cosine), 0.5 * (1 - cosine)
 
 
 def value_at(value: float | Schedule, clock: Clock) -> float:

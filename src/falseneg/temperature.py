@@ -154,11 +154,11 @@ class IndividualTemperature(Temperature):
 
     def _move(self, table: SampleTable, row: Tensor, gradient: Tensor) -> None:
         """One update of the temperatures of all ranks' anchors."""
-        seen = table.together(row, {"gradient": gradient})
-        old = {column: table.read(column, seen.line).double() for column in ("tau", "updates", *self.step.state)}
+        gathered = table.gather_by_row(row, {"gradient": gradient})
+        old = {column: table.read(column, gathered.line).double() for column in ("tau", "updates", *self.step.state)}
         updates = old["updates"] + 1
-        moved, state = self.step(old["tau"], seen.mean("gradient").clamp(-self.clip, self.clip), old, updates)
-        table.put(seen, {**state, "tau": moved.clamp(*self.bounds), "updates": updates})
+        moved, state = self.step(old["tau"], gathered.mean("gradient").clamp(-self.clip, self.clip), old, updates)
+        table.update(gathered, {**state, "tau": moved.clamp(*self.bounds), "updates": updates})
 
 
 def _check_order(name: str, minimum: float, initial: float, maximum: float) -> None:

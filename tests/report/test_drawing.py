@@ -13,7 +13,7 @@ from falseneg.compare.differences import GapClosed
 from falseneg.report.chart import chart, points, style_of, variant_styles
 from falseneg.report.frame import Axis, Frame, ticks
 from falseneg.report.sections.curves import QUANTITIES
-from falseneg.report.sections.map import Embedding, draw_map, in_two_dimensions, sheet_of
+from falseneg.report.sections.map import MapPoints, draw_map, in_two_dimensions, sheet_of
 from falseneg.report.sections.results import gap_strip, seeds_strip
 from falseneg.report.sections.similarities import histograms
 from falseneg.report.svg import MARKS, mark, percent, plain, round_steps, tag
@@ -268,7 +268,7 @@ def test_near_in_the_embedding_is_near_on_the_map(rows, method):
 def test_a_map_shows_each_class_once_by_name():
     features, labels = clusters()
     labels[:5] = -1
-    drawn = draw_map(Embedding(features, labels), ["a", "<b>", "c"])
+    drawn = draw_map(MapPoints(features, labels), ["a", "<b>", "c"])
     assert [text.text for text in sorted(elements(drawn.drawing, "text"), key=lambda e: e.text)] == ["<b>", "a", "c"]
     marks = elements(drawn.drawing, "path", "point")
     assert [path.find("title").text for path in marks] == ["no label", "a", "<b>", "c"]
@@ -278,22 +278,22 @@ def test_a_map_shows_each_class_once_by_name():
 
 def test_maps_of_odd_embeddings():
     features, labels = clusters()
-    assert "without labels" in draw_map(Embedding(features, None), None).drawing
-    assert "class 2" in draw_map(Embedding(features, labels), None).drawing
-    assert draw_map(Embedding(features[:2], labels[:2]), None) is None
+    assert "without labels" in draw_map(MapPoints(features, None), None).drawing
+    assert "class 2" in draw_map(MapPoints(features, labels), None).drawing
+    assert draw_map(MapPoints(features[:2], labels[:2]), None) is None
     broken = features.copy()
     broken[:80] = np.nan
-    assert draw_map(Embedding(broken, labels), None).points == 10
-    assert draw_map(Embedding(np.full((40, 8), np.nan), None), None) is None
-    assert draw_map(Embedding(np.zeros((40, 8)), None), None) is None
-    assert draw_map(Embedding(np.ones((40, 8)), None), None).points == 40  # a collapsed encoder
+    assert draw_map(MapPoints(broken, labels), None).points == 10
+    assert draw_map(MapPoints(np.full((40, 8), np.nan), None), None) is None
+    assert draw_map(MapPoints(np.zeros((40, 8)), None), None) is None
+    assert draw_map(MapPoints(np.ones((40, 8)), None), None).points == 40  # a collapsed encoder
 
 
 def test_names_on_a_map_never_lie_on_one_another_and_stay_inside():
     random = np.random.default_rng(0)
     features = random.normal(size=(200, 8)).astype("float32")  # all classes have the same middle
     names = [f"a rather long name {number}" for number in range(20)]
-    drawn = draw_map(Embedding(features, np.arange(200) % 20), names)
+    drawn = draw_map(MapPoints(features, np.arange(200) % 20), names)
     boxes = []
     for text in elements(drawn.drawing, "text", "place"):
         half, x, y = 3.5 * len(text.text), float(text.get("x")), float(text.get("y"))

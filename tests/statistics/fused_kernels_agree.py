@@ -216,9 +216,9 @@ def test_a_pair_at_the_very_threshold_is_on_one_side_forward_and_backward(m):
     totals = totals_of(FusedSweep, contrast, tau, fn.AboveThreshold(threshold), fn.ATTRACT)
     assert torch.equal(totals[3], flagged.sum(dim=1))
     totals[1].sum().backward()
-    of_anchors, of_candidates = flagged.float() @ contrast.candidates.z, flagged.float().T @ z
-    assert torch.equal(z.grad, of_anchors + of_candidates if bank is None else of_anchors)
-    assert bank is None or torch.equal(bank.grad, of_candidates)
+    grad_anchors, grad_candidates = flagged.float() @ contrast.candidates.z, flagged.float().T @ z
+    assert torch.equal(z.grad, grad_anchors + grad_candidates if bank is None else grad_anchors)
+    assert bank is None or torch.equal(bank.grad, grad_candidates)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -265,10 +265,10 @@ def test_bfloat16_is_multiplied_as_given_and_accumulated_in_float32(m, dims, rul
     expected = totals_and_gradients(DenseSweep, in_double(leaves), *seen)
     assert got[0].dtype == torch.float32
     assert_same(got[:5], expected[:5])
-    *of_rows, of_tau = got[5:]
-    assert_same([of_tau], expected[-1:])
+    *grad_rows, grad_tau = got[5:]
+    assert_same([grad_tau], expected[-1:])
     # Each pair's gradient is rounded to 8 bits, then they are added up with either sign, then the sum is rounded.
-    for ours, exact in zip(of_rows, expected[5:-1], strict=True):
+    for ours, exact in zip(grad_rows, expected[5:-1], strict=True):
         assert ours.dtype == torch.bfloat16
         largest = float(exact.abs().max())
         torch.testing.assert_close(ours.double(), exact, rtol=0, atol=4 / 256 * largest)

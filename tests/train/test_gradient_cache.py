@@ -11,7 +11,7 @@ import falseneg as fn
 from falseneg.losses import Criterion
 from falseneg.train.gradient_cache import GradientCache, frozen_statistics
 from falseneg.train.optimisers import SGD
-from falseneg.train.step import Encoding, Learner, training_step
+from falseneg.train.step import EncodeBatch, Learner, training_step
 
 CLOCK = fn.Clock(0, 1, 1)
 
@@ -28,7 +28,7 @@ def learner_of(dropout=False, batch_norm=False, precision="32-true", dtype=torch
     method.to(dtype)
     criterion.to(dtype)
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-    encoding = fabric.setup_module(Encoding(method))
+    encoding = fabric.setup_module(EncodeBatch(method))
     optimiser = fabric.setup_optimizers(SGD(0.1, momentum=0.0).build([method, criterion], 7))
     return Learner(fabric, method, encoding, criterion, optimiser)
 

@@ -17,7 +17,7 @@ from falseneg.train.estimate import estimate
 from falseneg.train.gradient_cache import GradientCache
 from falseneg.train.metrics import read_metrics
 from falseneg.train.optimisers import SGD
-from falseneg.train.step import Encoding, Learner
+from falseneg.train.step import EncodeBatch, Learner
 
 
 def learner_of(dropout=False, **moco):
@@ -29,7 +29,7 @@ def learner_of(dropout=False, **moco):
     criterion = Criterion(detector, fn.ATTRACT, temperature=fn.LearnedTemperature(0.2)).double()
     fabric = Fabric(accelerator="cpu", devices=1)
     optimiser = fabric.setup_optimizers(SGD(0.1, momentum=0.0).build([method, criterion], 7))
-    return Learner(fabric, method, fabric.setup_module(Encoding(method)), criterion, optimiser)
+    return Learner(fabric, method, fabric.setup_module(EncodeBatch(method)), criterion, optimiser)
 
 
 def fill(learner):
@@ -207,7 +207,7 @@ def test_what_the_bank_offers_passes(detector):
 
 def test_the_bank_is_not_sent_around_at_every_step():
     """Every rank writes the same into it; DistributedDataParallel would send its buffers before each forward pass."""
-    encoding = Encoding(moco())
+    encoding = EncodeBatch(moco())
     ignored = encoding._ddp_params_and_buffers_to_ignore
     assert ignored == [f"method.bank.{name}" for name in ("z", "sample", "row", "written")]
     assert set(ignored) <= {name for name, _ in encoding.named_buffers()}

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import falseneg as fn
+from falseneg.schedule import cosine_weights
 from falseneg.train.optimisers import LARS, SGD, AdamW, rate_factor
 
 
@@ -121,6 +122,15 @@ def test_warm_up_and_cosine():
     assert all(after < before for before, after in pairwise(factors[4:]))
     assert 0 < factors[-1] < 0.05
     assert rate_factor(0, 0, 10) == 1 and rate_factor(9, 10, 10) == 1
+
+
+def test_the_cosine_has_the_same_bits_wherever_it_is_used():
+    for total in (7, 10, 93, 1000):
+        for step in range(total):
+            assert rate_factor(step + 3, 3, total + 3) == 0.5 * (1 + math.cos(math.pi * step / total))
+            moved = 0.5 * (1 - math.cos(math.pi * (step / total)))
+            assert fn.Cosine(0.3, 0.9).at(fn.Clock(step, total, 1)) == 0.3 * (1 - moved) + 0.9 * moved
+            assert 0.01 * cosine_weights(step / total)[0] == 0.01 * (1 + math.cos(math.pi * (step / total))) / 2
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ class GlobalThreshold(Detector):
             assert isinstance(tables, _Tables)
             for table in (tables.own, tables.shared):
                 if table is not None:
-                    table.look()
+                    table.check_complete()
 
     @torch.no_grad()
     def flag(self, contrast: Contrast, clock: Clock) -> PairRule:
@@ -154,18 +154,21 @@ class GlobalThreshold(Detector):
         above, count = count_above(contrast, threshold, contrast.space(self.space), self.part)
         share = torch.where(count > 0, above.double() / count, torch.nan)
         variance = alpha * (1 - alpha) / count.double()
-        seen = table.together(row, {"share": share, "threshold": threshold, "variance": variance})
-        share, threshold = seen.mean("share"), seen.mean("threshold")
+        gathered = table.gather_by_row(row, {"share": share, "threshold": threshold, "variance": variance})
+        share, threshold = gathered.mean("share"), gathered.mean("threshold")
 
-        old = {name: table.read(name, seen.line).double() for name in self.step.state}
-        updates = table.read("updates", seen.line).double() + 1
+        old = {name: table.read(name, gathered.line).double() for name in self.step.state}
+        updates = table.read("updates", gathered.line).double() + 1
         moved, state = self.step(threshold, alpha - share, old, updates)
         if at_quantile:
             # A threshold that was just set to the quantile of these very negatives learns nothing from them.
-            put = table.visits[seen.line] == 0
-            begun = self.step.begin(seen.mean("variance") / seen.number)
-            moved, state = torch.where(put, threshold, moved), {k: torch.where(put, begun[k], state[k]) for k in state}
-        table.put(seen, {**state, "threshold": moved.clamp(-1, 1), "share": share, "updates": updates})
+            is_new = table.visits[gathered.line] == 0
+            begun = self.step.begin(gathered.mean("variance") / gathered.number)
+            moved, state = (
+                torch.where(is_new, threshold, moved),
+                {k: torch.where(is_new, begun[k], state[k]) for k in state},
+            )
+        table.update(gathered, {**state, "threshold": moved.clamp(-1, 1), "share": share, "updates": updates})
 
 
 class _Tables(nn.Module):
@@ -180,7 +183,7 @@ class _Tables(nn.Module):
         if self.shared is None:
             return None
         if not self.shared.complete:
-            self.shared.look()
+            self.shared.check_complete()
         return self.shared.column("threshold")[0] if self.shared.complete else None
 
     def thresholds(self) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -17,6 +16,7 @@ from falseneg.errors import UserError
 from falseneg.methods.base import Method, told_apart, unit_rows, with_support_set
 from falseneg.methods.memory_bank import MOST, MemoryBank
 from falseneg.models import Encoder, Momentum, ProjectionHead
+from falseneg.schedule import cosine_weights
 from falseneg.statistics.gather import from_first_rank, gather_rows, order_of_one, place_of_rank, rank, world_size
 
 PARTS = ("both", "bank", "batch")
@@ -216,7 +216,7 @@ class MoCo(Method):
         """Let the momentum network follow, and store the keys of the step."""
         momentum = self.momentum
         if self.cosine_momentum:
-            momentum = 1 - (1 - momentum) * (1 + math.cos(math.pi * clock.progress)) / 2
+            momentum = 1 - (1 - momentum) * cosine_weights(clock.progress)[0]
         self.momentum_network.follow(self._main_network(), momentum)
         if self.bank is not None:
             index = told_apart(embeddings.index)

@@ -57,20 +57,20 @@ class RunningMean(nn.Module):
             (N,) float64 log u_v of each anchor of this rank; NaN where nothing is kept.
         """
         log_kept = log_kept.masked_fill(log_kept == -torch.inf, torch.nan)
-        seen = self.table.together(row, {"kept": log_kept, "all": log_all, "filtered": filtered})
-        kept, whole, filtered = seen.log_mean("kept"), seen.log_mean("all"), seen.mean("filtered") > 0
+        gathered = self.table.gather_by_row(row, {"kept": log_kept, "all": log_all, "filtered": filtered})
+        kept, whole, filtered = gathered.log_mean("kept"), gathered.log_mean("all"), gathered.mean("filtered") > 0
 
-        old, known = self.table.read("log_mean", seen.line).double(), self.table.visits[seen.line] > 0
-        starts = filtered & self.before_filtering(seen.line)
+        old, known = self.table.read("log_mean", gathered.line).double(), self.table.visits[gathered.line] > 0
+        starts = filtered & self.before_filtering(gathered.line)
         old = torch.where(starts, old + kept - whole, old)
         past = math.log1p(-gamma) if gamma < 1 else -math.inf
         new, of_anchor = (
             torch.where(known, torch.logaddexp(old + past, log_g + math.log(gamma)), log_g)
-            for log_g in (kept, seen.values["kept"].masked_fill(~seen.known, torch.nan))
+            for log_g in (kept, gathered.values["kept"].masked_fill(~gathered.known, torch.nan))
         )
 
         # What is first seen when others are filtered already has nothing to lose, even if none of its own are.
         self.filtering |= filtered.any()
-        done = ~self.before_filtering(seen.line) & (known | self.filtering) | filtered
-        self.table.put(seen, {"log_mean": new, "filtered": done})
+        done = ~self.before_filtering(gathered.line) & (known | self.filtering) | filtered
+        self.table.update(gathered, {"log_mean": new, "filtered": done})
         return of_anchor[place_of_rank(row)]

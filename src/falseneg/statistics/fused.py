@@ -145,29 +145,31 @@ class _Totals(torch.autograd.Function):
 
     @staticmethod
     @first_derivative_only
-    def backward(ctx: Any, of_log_sum: Tensor, of_flagged_sim: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_log_sum: Tensor, grad_flagged_sim: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         anchors, candidates, tau, log_sum, mean = ctx.saved_tensors
         sweep, scale = ctx.sweep, ctx.scale
         # d log_sum / d tau_i = −scale / tau_i² · the mean of s_ij under the mass of each pair
-        of_tau = -scale * of_log_sum * mean / tau**2
+        grad_tau = -scale * grad_log_sum * mean / tau**2
         # d log_sum / d s_ij = scale / tau_i · w_ij · e^(scale · s_ij / tau_i − log_sum_i), here as powers of 2
         steep, lift = scale / tau / math.log(2), log_sum / math.log(2)
-        of_rows = steep, lift, of_log_sum * scale / tau, of_flagged_sim.contiguous()
-        of_anchors = _gradient(ctx, anchors, candidates, of_rows, True, sweep.symmetric)
-        of_candidates = None
+        row_terms = steep, lift, grad_log_sum * scale / tau, grad_flagged_sim.contiguous()
+        grad_anchors = _gradient(ctx, anchors, candidates, row_terms, True, sweep.symmetric)
+        grad_candidates = None
         if ctx.needs_input_grad[1] and not sweep.symmetric:
-            of_candidates = _gradient(ctx, candidates, anchors, of_rows, False, True)
-        return of_anchors, of_candidates, of_tau, None, None, None, None
+            grad_candidates = _gradient(ctx, candidates, anchors, row_terms, False, True)
+        return grad_anchors, grad_candidates, grad_tau, None, None, None, None
 
 
-def _gradient(ctx: Any, x: Tensor, y: Tensor, of_rows: tuple[Tensor, ...], x_anchors: bool, y_anchors: bool) -> Tensor:
+def _gradient(
+    ctx: Any, x: Tensor, y: Tensor, row_terms: tuple[Tensor, ...], x_anchors: bool, y_anchors: bool
+) -> Tensor:
     """(P, D) gradient of x: the anchors, the candidates, or both in one; y are those that they are compared with.
 
     Args:
         ctx: what the forward pass has kept.
         x: (P, D).
         y: (Q, D).
-        of_rows: of each anchor, the steepness and lift of its powers of 2, and the gradients of its mass and of the
+        row_terms: of each anchor, the steepness and lift of its powers of 2, and the gradients of its mass and of the
             cosines flagged for it; (N,) each.
         x_anchors: x are anchors and y candidates.
         y_anchors: y are anchors and x candidates.
@@ -176,10 +178,10 @@ def _gradient(ctx: Any, x: Tensor, y: Tensor, of_rows: tuple[Tensor, ...], x_anc
 
     divided, out_dims = division(x.shape[1], x.dtype), dims_at_once(x.shape[1])
     blocks, parts, width = _parts(len(x), len(y), divided)
-    out = of_rows[0].new_empty((parts, *x.shape))
+    out = row_terms[0].new_empty((parts, *x.shape))
     with torch.cuda.device_of(x):
         fused_kernels.gradients[blocks, parts, -(-x.shape[1] // out_dims)](
-            *(x, y, of_rows, ctx.pairs, out),
+            *(x, y, row_terms, ctx.pairs, out),
             *(len(x), len(y), len(ctx.sweep.anchors), width, float(ctx.sweep.strategy.negative)),
             X_ANCHORS=x_anchors,
             Y_ANCHORS=y_anchors,

@@ -4,7 +4,7 @@
 Indices p, q or i, j are vectors; where i and j are a column and a row, in either order, they broadcast to a tile. Two
 arguments are tuples. ``pairs`` is what tells the pairs apart: (N,) samples of the anchors and (M,) of the candidates; (N,)
 thresholds, (N, R) groups of the anchors and (M, R) of the candidates, or None; N, M, and the first column of the
-denominator and the one after its last. ``of_rows`` are (N,) each: the numbers that `_of_cosines` names.
+denominator and the one after its last. ``row_terms`` are (N,) each: the numbers that `_grad_cosines` names.
 Every sum has one fixed order and there are no atomics, so that a run repeats bit for bit. Importing this needs Triton.
 """
 
@@ -22,9 +22,9 @@ def _cosines(x, y, p, q, P, Q, DIMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: 
     sim = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, DIMS, CHUNK):
         d = start + tl.arange(0, CHUNK)
-        of_x = tl.load(x + p[:, None] * DIMS + d, mask=(p[:, None] < P) & (d < DIMS), other=0)
-        of_y = tl.load(y + q[:, None] * DIMS + d, mask=(q[:, None] < Q) & (d < DIMS), other=0)
-        sim = tl.dot(of_x, of_y.T, sim, input_precision="ieee")
+        x_chunk = tl.load(x + p[:, None] * DIMS + d, mask=(p[:, None] < P) & (d < DIMS), other=0)
+        y_chunk = tl.load(y + q[:, None] * DIMS + d, mask=(q[:, None] < Q) & (d < DIMS), other=0)
+        sim = tl.dot(x_chunk, y_chunk.T, sim, input_precision="ieee")
     return sim
 
 
@@ -88,20 +88,20 @@ def totals(
 
 
 @triton.jit
-def _of_cosines(sim, i, j, of_rows, pairs, N, weight, GROUPS: tl.constexpr):
-    """The gradient of a tile's cosines: of_mass · w · 2^(steep·s − lift) where pushed, and of_flagged where flagged."""
-    steep, lift, of_mass, of_flagged = of_rows
+def _grad_cosines(sim, i, j, row_terms, pairs, N, weight, GROUPS: tl.constexpr):
+    """The gradient of a tile's cosines: grad_mass · w · 2^(steep·s − lift) where pushed, and grad_flagged where flagged."""
+    steep, lift, grad_mass, grad_flagged = row_terms
     pushed, flagged = _masks(sim, i, j, pairs, GROUPS)
     weights = tl.where(pushed, tl.where(flagged, weight, 1.0), 0.0)
     exponents = sim * tl.load(steep + i, mask=i < N, other=0) - tl.load(lift + i, mask=i < N, other=0)
     share = weights * tl.exp2(tl.where(weights > 0, exponents, -float("inf")))
-    gradient = tl.load(of_mass + i, mask=i < N, other=0) * share
-    return gradient + tl.where(flagged, tl.load(of_flagged + i, mask=i < N, other=0), 0.0)
+    gradient = tl.load(grad_mass + i, mask=i < N, other=0) * share
+    return gradient + tl.where(flagged, tl.load(grad_flagged + i, mask=i < N, other=0), 0.0)
 
 
 @triton.jit
 def gradients(
-    x, y, of_rows, pairs, out, P, Q, N, width, weight,
+    x, y, row_terms, pairs, out, P, Q, N, width, weight,
     X_ANCHORS: tl.constexpr, Y_ANCHORS: tl.constexpr, GROUPS: tl.constexpr,
     DIMS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr, OUT: tl.constexpr,
 ):  # fmt: skip
@@ -118,13 +118,13 @@ def gradients(
     for start in range(part * width, tl.minimum((part + 1) * width, Q), COLUMNS):
         q = (start + tl.arange(0, COLUMNS)).to(tl.int64)
         sim = _cosines(x, y, p, q, P, Q, DIMS, ROWS, COLUMNS, CHUNK)
-        of_sim = tl.zeros((ROWS, COLUMNS), tl.float32)
+        grad_sim = tl.zeros((ROWS, COLUMNS), tl.float32)
         if X_ANCHORS:
-            of_sim += _of_cosines(sim, p[:, None], q[None, :], of_rows, pairs, N, weight, GROUPS)
+            grad_sim += _grad_cosines(sim, p[:, None], q[None, :], row_terms, pairs, N, weight, GROUPS)
         if Y_ANCHORS:
-            of_sim += _of_cosines(sim, q[None, :], p[:, None], of_rows, pairs, N, weight, GROUPS)
-        of_y = tl.load(y + q[:, None] * DIMS + d, mask=(q[:, None] < Q) & (d < DIMS), other=0)
-        total = tl.dot(of_sim.to(of_y.dtype), of_y, total, input_precision="ieee")
+            grad_sim += _grad_cosines(sim, q[None, :], p[:, None], row_terms, pairs, N, weight, GROUPS)
+        y_chunk = tl.load(y + q[:, None] * DIMS + d, mask=(q[:, None] < Q) & (d < DIMS), other=0)
+        total = tl.dot(grad_sim.to(y_chunk.dtype), y_chunk, total, input_precision="ieee")
 
     place = out + (part * P + p[:, None]) * DIMS + d
     tl.store(place, total, mask=(p[:, None] < P) & (d < DIMS))

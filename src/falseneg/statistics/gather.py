@@ -109,19 +109,19 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([part[:count] for part, count in zip(parts, ctx.counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, of_all: Tensor | None) -> Tensor | None:
-        return None if of_all is None else _SumRows.apply(of_all, ctx.counts)
+    def backward(ctx: Any, grad_all: Tensor | None) -> Tensor | None:
+        return None if grad_all is None else _SumRows.apply(grad_all, ctx.counts)
 
 
 class _SumRows(torch.autograd.Function):
     """What the gather undoes, as a function of its own, so that second derivatives cross the ranks as well."""
 
     @staticmethod
-    def forward(ctx: Any, of_all: Tensor, counts: list[int]) -> Tensor:
-        total = of_all.clone(memory_format=torch.contiguous_format)  # autograd may use the gradient elsewhere
+    def forward(ctx: Any, grad_all: Tensor, counts: list[int]) -> Tensor:
+        total = grad_all.clone(memory_format=torch.contiguous_format)  # autograd may use the gradient elsewhere
         dist.all_reduce(total)
         return total.split(counts)[dist.get_rank()]
 
     @staticmethod
-    def backward(ctx: Any, of_rows: Tensor) -> tuple[Tensor, None]:
-        return _GatherRows.apply(of_rows), None
+    def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor, None]:
+        return _GatherRows.apply(grad_rows), None

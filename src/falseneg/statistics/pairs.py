@@ -74,12 +74,12 @@ def first_derivative_only(backward: Callable[..., tuple[Tensor | None, ...]]) ->
     """
 
     @functools.wraps(backward)
-    def checked(ctx: Any, *of_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+    def checked(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise UserError(
                 "second derivatives (create_graph=True) need the matrix of all pairs, which this backend does not store; "
                 "choose backend='dense', or at most 65,536 pairs (anchors x candidates), for which 'auto' does so"
             )
-        return backward(ctx, *of_outputs)
+        return backward(ctx, *grad_outputs)
 
     return checked

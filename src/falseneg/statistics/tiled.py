@@ -127,14 +127,14 @@ class _Totals(torch.autograd.Function):
 
     @staticmethod
     @first_derivative_only
-    def backward(ctx: Any, of_log_sum: Tensor | None, of_flagged_sim: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_log_sum: Tensor | None, grad_flagged_sim: Tensor | None) -> tuple[Tensor | None, ...]:
         _, _, tau, total = ctx.saved_tensors
-        sweep, powers, matrix, of_tau = ctx.sweep, ctx.powers, ctx.sweep.matrix, torch.zeros_like(tau)
+        sweep, powers, matrix, grad_tau = ctx.sweep, ctx.powers, ctx.sweep.matrix, torch.zeros_like(tau)
         # A row without negatives has no gradient: all its pairs weigh 0.
-        of_log_sum = torch.zeros_like(total) if of_log_sum is None else of_log_sum
-        of_mass = (of_log_sum / total.masked_fill(total == 0, torch.inf) * powers.scale / tau).to(tau.dtype)
+        grad_log_sum = torch.zeros_like(total) if grad_log_sum is None else grad_log_sum
+        grad_mass = (grad_log_sum / total.masked_fill(total == 0, torch.inf) * powers.scale / tau).to(tau.dtype)
 
-        def add_of_sim(rows: slice, cols: slice, sim: Tensor, mass: Tensor, out: Tensor) -> None:
+        def add_grad_sim(rows: slice, cols: slice, sim: Tensor, mass: Tensor, out: Tensor) -> None:
             negative = matrix.negatives(rows, cols, sim)
             pushed = sweep.pushed(rows, cols, sim, negative)
             # Weighed first: the mass of a pair that counts is at most its row's sum, that of another has no such bound.
@@ -142,24 +142,24 @@ class _Totals(torch.autograd.Function):
             for level, rule in enumerate(ctx.rules):
                 flagged = matrix.flagged(rule, rows, cols, sim, negative)
                 room = matrix.like("weight" if weight is None else "weight of a level", sim)
-                of_level = sweep.weighed(of_mass[level, rows, None], flagged, room)
+                of_level = sweep.weighed(grad_mass[level, rows, None], flagged, room)
                 if weight is None:
                     weight = of_level
                 elif of_level.shape == sim.shape:
                     weight = torch.add(weight, of_level, out=matrix.like("weight", sim))
                 else:  # (r, 1): nothing is weighed less
                     weight = weight + of_level
-                if flagged is not None and of_flagged_sim is not None:
-                    out.addcmul_(flagged, of_flagged_sim[level, rows, None])
+                if flagged is not None and grad_flagged_sim is not None:
+                    out.addcmul_(flagged, grad_flagged_sim[level, rows, None])
             assert weight is not None
             if pushed is not None:
                 weight = torch.mul(weight, pushed, out=matrix.like("weight", sim))
             if ctx.needs_input_grad[2]:
-                terms = torch.mul(mass, weight, out=matrix.like("of tau", sim)).mul_(sim)
-                of_tau[rows] -= terms.sum(dim=1) / tau[rows]
+                terms = torch.mul(mass, weight, out=matrix.like("grad tau", sim)).mul_(sim)
+                grad_tau[rows] -= terms.sum(dim=1) / tau[rows]
             out.addcmul_(mass, weight)
 
-        return *_gradients(ctx, powers, add_of_sim), of_tau, None, None, None, None, None
+        return *_gradients(ctx, powers, add_grad_sim), grad_tau, None, None, None, None, None
 
 
 @torch.no_grad()
@@ -236,47 +236,47 @@ class _OverFlagged(torch.autograd.Function):
 
     @staticmethod
     @first_derivative_only
-    def backward(ctx: Any, of_total: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         _, _, tau, log_rest = ctx.saved_tensors
         matrix = ctx.sweep.matrix
-        of_tau, of_log_rest = torch.zeros_like(tau), torch.zeros_like(log_rest)
+        grad_tau, grad_log_rest = torch.zeros_like(tau), torch.zeros_like(log_rest)
 
-        def add_of_sim(rows: slice, cols: slice, sim: Tensor, _: Tensor, out: Tensor) -> None:
+        def add_grad_sim(rows: slice, cols: slice, sim: Tensor, _: Tensor, out: Tensor) -> None:
             flagged = matrix.flagged(ctx.rule, rows, cols, sim, matrix.negatives(rows, cols, sim))
             if flagged is None:
                 return
-            share = torch.sigmoid(log_rest[rows, None] - sim / tau[rows, None]) * of_total[rows, None] * flagged
-            of_log_rest[rows] += share.sum(dim=1)
-            of_tau[rows] += (share * sim).sum(dim=1) / tau[rows] ** 2
+            share = torch.sigmoid(log_rest[rows, None] - sim / tau[rows, None]) * grad_total[rows, None] * flagged
+            grad_log_rest[rows] += share.sum(dim=1)
+            grad_tau[rows] += (share * sim).sum(dim=1) / tau[rows] ** 2
             out.addcdiv_(share, tau[rows, None], value=-1)
 
-        return *_gradients(ctx, None, add_of_sim), of_tau, of_log_rest, None, None
+        return *_gradients(ctx, None, add_grad_sim), grad_tau, grad_log_rest, None, None
 
 
-_AddOfSim = Callable[[slice, slice, Tensor, Tensor, Tensor], None]
+_AddGradSim = Callable[[slice, slice, Tensor, Tensor, Tensor], None]
 """Adds the gradient of a tile's cosines, in one direction, to the last argument: rows, columns, cosines, mass, out."""
 
 
-def _gradients(ctx: Any, powers: _Powers | None, add_of_sim: _AddOfSim) -> tuple[Tensor, Tensor | None]:
+def _gradients(ctx: Any, powers: _Powers | None, add_grad_sim: _AddGradSim) -> tuple[Tensor, Tensor | None]:
     """The gradients of anchors and candidates from that of each tile's cosines."""
     anchors, candidates = ctx.saved_tensors[:2]
     matrix = ctx.sweep.matrix
-    of_anchors = torch.zeros_like(anchors)
-    of_candidates = of_anchors if matrix.symmetric else torch.zeros_like(candidates)
+    grad_anchors = torch.zeros_like(anchors)
+    grad_candidates = grad_anchors if matrix.symmetric else torch.zeros_like(candidates)
     for tile in matrix:
         rows, cols, sim = tile
         gradient = matrix.buffer("gradient", (sim.shape[0], sim.shape[1])).zero_()
         outs = gradient, gradient.T  # of the tile, and of its mirror image in a symmetric matrix
-        seen: Iterator[tuple[slice, slice, Tensor, Tensor]] = (
+        sides: Iterator[tuple[slice, slice, Tensor, Tensor]] = (
             powers.directions(tile) if powers else ((*way, way[2]) for way in matrix.directions(*tile))
         )
-        for way, out in zip(seen, outs, strict=False):
-            add_of_sim(*way, out)
+        for way, out in zip(sides, outs, strict=False):
+            add_grad_sim(*way, out)
         if matrix.symmetric and rows == cols:  # of a tile on the diagonal one product is enough
             # (copied first: a sum of two layouts is several times as slow)
-            of_anchors[rows].addmm_(matrix.like("both", sim).copy_(gradient.T).add_(gradient), anchors[rows])
+            grad_anchors[rows].addmm_(matrix.like("both", sim).copy_(gradient.T).add_(gradient), anchors[rows])
             continue
-        of_anchors[rows].addmm_(gradient, candidates[cols])
+        grad_anchors[rows].addmm_(gradient, candidates[cols])
         if matrix.symmetric or ctx.needs_input_grad[1]:
-            of_candidates[cols].addmm_(gradient.T, anchors[rows])
-    return of_anchors, None if matrix.symmetric else of_candidates
+            grad_candidates[cols].addmm_(gradient.T, anchors[rows])
+    return grad_anchors, None if matrix.symmetric else grad_candidates

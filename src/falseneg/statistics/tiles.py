@@ -133,8 +133,8 @@ class Tiles:
 def _codes(contrast: Contrast, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Samples as small numbers that are compared as floats; nobody is NaN, which differs from everything."""
     anchors, candidates = contrast.anchors.sample, contrast.candidates.sample
-    together = anchors if candidates is anchors else torch.cat([anchors, candidates])
-    values, place = together.unique(return_inverse=True)
+    samples = anchors if candidates is anchors else torch.cat([anchors, candidates])
+    values, place = samples.unique(return_inverse=True)
     # float32 counts exactly to 2^24.
-    codes = place.to(torch.float64 if len(values) >= 2**24 else dtype).masked_fill(together == NOBODY, torch.nan)
+    codes = place.to(torch.float64 if len(values) >= 2**24 else dtype).masked_fill(samples == NOBODY, torch.nan)
     return codes[: len(anchors)], codes[-len(candidates) :]

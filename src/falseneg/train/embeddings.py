@@ -40,7 +40,7 @@ def all_embeddings(session: Session, after_batch: Callable[[], None]) -> Tensor:
     fabric, images = session.fabric, session.plan.train
     own = torch.arange(fabric.global_rank, len(images), fabric.world_size)
     batches = feature_batches(
-        Embedding(session.learner.method),
+        EmbedImages(session.learner.method),
         Subset(images, own),
         session.plan.size,
         AT_ONCE,
@@ -112,7 +112,7 @@ class _Kept:
         return numbers.view(self.rows, self.columns)
 
 
-class Embedding(nn.Module):
+class EmbedImages(nn.Module):
     """Images to the embedding that the method compares."""
 
     def __init__(self, method: Method) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from falseneg.errors import UserError
+from falseneg.schedule import cosine_weights
 
 
 @dataclass(frozen=True)
@@ -212,4 +213,4 @@ def rate_factor(step: int, warmup: int, total: int) -> float:
     """
     if step < warmup:
         return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    return cosine_weights(step - warmup, max(1, total - warmup))[0]

@@ -43,7 +43,7 @@ from falseneg.train.progress import Progress, Silent, default_progress
 from falseneg.train.run import Run
 from falseneg.train.session import Session
 from falseneg.train.state import load
-from falseneg.train.step import Encoding, Learner
+from falseneg.train.step import EncodeBatch, Learner
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -154,7 +154,7 @@ def _learner(run: Run, plan: Plan, criterion: nn.Module, fabric: Fabric) -> Lear
     if fabric.world_size > 1 and wanted:
         # Statistics of a rank's own views would let the encoder tell positives by them (SimCLR, section 2.2).
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
-    encoding = fabric.setup_module(Encoding(method))
+    encoding = fabric.setup_module(EncodeBatch(method))
     criterion.to(fabric.device)
     optimiser = fabric.setup_optimizers(run.optimiser.build([method, criterion], plan.batch_size))
     if fabric.device.type == "cuda":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class Encoding(nn.Module):
+class EncodeBatch(nn.Module):
     """What Fabric wraps for precision and for averaging gradients over ranks: tensors in, tensors out."""
 
     def __init__(self, method: Method) -> None:

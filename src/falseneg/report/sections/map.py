@@ -33,7 +33,7 @@ ACROSS = 25
 
 
 @dataclass(frozen=True, eq=False)
-class Embedding:
+class MapPoints:
     """What the map is made of.
 
     Attributes:
@@ -49,7 +49,7 @@ class Embedding:
     images: np.ndarray | None = None
 
 
-def _read(path: Path, _: RunRecord) -> Embedding:
+def _read(path: Path, _: RunRecord) -> MapPoints:
     arrays = load_arrays(path)
     features, labels, named, images = arrays["features"], *(arrays.get(name) for name in ("labels", "names", "images"))
     rows = len(features)
@@ -58,7 +58,7 @@ def _read(path: Path, _: RunRecord) -> Embedding:
     if images is not None:
         check(are(images, "u", rows, 4) and images.dtype == np.uint8 and 0 < images.shape[1] <= SIDE)
         check(images.shape[1] == images.shape[2] and images.shape[3] == 3)
-    return Embedding(features, labels, named, images)
+    return MapPoints(features, labels, named, images)
 
 
 EMBEDDING = File(names.EMBEDDING, _read, lambda run: run.finished)
@@ -95,7 +95,7 @@ class Map:
     sheet: str | None = None
 
 
-def draw_map(embedding: Embedding, class_names: Sequence[str] | None) -> Map | None:
+def draw_map(embedding: MapPoints, class_names: Sequence[str] | None) -> Map | None:
     """Draw features in two dimensions, coloured by class where there are labels; None for fewer than three images.
 
     Args:
