@@ -92,7 +92,7 @@ _KEPT_FOR_EACH_IMAGE = (GlobalThreshold, IncrementalClusters, GlobalContrastive,
 
 
 class ContrastiveLoss(nn.Module):
-    """A criterion for embeddings of two or more views: in the place of lightly's or solo-learn's NT-Xent.
+    """A criterion for embeddings of two or more views: instead of lightly's or solo-learn's NT-Xent.
 
     Rows of all ranks are compared, with their gradients. What learns from step to step for each image
     (`GlobalThreshold`, `GlobalContrastive`, `IndividualTemperature`) needs ``images``, and ``sample`` at each call; its

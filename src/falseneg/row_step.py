@@ -48,7 +48,7 @@ class RowStep(ABC):
         """
 
     def begin(self, variance: Tensor) -> dict[str, Tensor]:
-        """The state after the first update of rows that are put where they belong, in the place of a step.
+        """The state after the first update of rows that are put where they belong, instead of a step.
 
         Args:
             variance: (L,) the expected square of the gradients there.

@@ -192,7 +192,7 @@ def test_without_labels_everything_else_works(tmp_path, capsys):
 
 
 def test_unreadable_images(tmp_path, capsys):
-    with pytest.raises(fn.UserError, match="number 7 is broken.*--skip_unreadable"):
+    with pytest.raises(fn.UserError, match="number 7 is broken.*--skip-unreadable"):
         fit(tiny_run(data=Unlabelled(7), test=None), tmp_path / "one")
     fit(tiny_run(data=Unlabelled(7), test=None, epochs=1, skip_unreadable=True), tmp_path / "two")
     assert (tmp_path / "two" / "unreadable.txt").read_text() == "number 7 is broken\n"

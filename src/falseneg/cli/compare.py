@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "out": {"type": Path | None, "metavar": "DIR", "help": "the folder of the comparison (default: compare-DATA)"},
     "seeds": {
         **{"type": int, "nargs": "+", "default": [0, 1, 2, 3, 4], "metavar": "SEED"},
-        "help": "each variant is run once with each of them, in the place of --seed",
+        "help": "each variant is run once with each of them, instead of --seed",
     },
     "variants": {
         **{"nargs": "+", "metavar": "NAME"},

@@ -39,7 +39,7 @@ def run_settings(parser: Parser, namespace: Namespace) -> Configuration:
 
 
 def check(configuration: Mapping[str, Any]) -> Configuration:
-    """The configuration as the parser understands it, with defaults in the place of what is missing.
+    """The configuration as the parser understands it, with defaults instead of what is missing.
 
     Raises:
         UserError: it holds an unknown option or class, or a value of the wrong kind.
@@ -83,7 +83,7 @@ def settle(configuration: Mapping[str, Any], facts: Circumstances) -> Configurat
 
 
 def with_weights(configuration: Mapping[str, Any]) -> Configuration:
-    """The configuration with a strategy's numbers in the place of its name.
+    """The configuration with a strategy's numbers instead of its name.
 
     Raises:
         UserError: an option is null that cannot be, or a number is outside its range.

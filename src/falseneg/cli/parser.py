@@ -160,7 +160,7 @@ def is_stored(path: Path) -> bool:
 
 
 def _plain_options(arguments: Sequence[str]) -> list[str]:
-    """Option names with underscores in the place of dashes, and files in the place of recipes' names."""
+    """Option names with underscores instead of dashes, and files instead of recipes' names."""
     plain: list[str] = []
     for argument in arguments:
         if argument.startswith("--"):
@@ -184,7 +184,7 @@ def _as_list(value: str) -> str:
 
 
 def configuration_files(arguments: Sequence[str]) -> Iterator[Path]:
-    """The files behind --config; in the place of a recipe's name the recipe's file."""
+    """The files behind --config; instead of a recipe's name the recipe's file."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if before == "--config":
             yield recipe_path(argument)

@@ -17,7 +17,7 @@ from falseneg.errors import UserError
 from falseneg.train.run import INCIDENTAL
 
 ABOUT = (
-    "Train an encoder on images. Settings that are null suit themselves to the data; all are written to DIR/config.yaml, "
+    "Train an encoder on images. Settings that are null are chosen to suit the data; all are written to DIR/config.yaml, "
     "which --config takes to do the same again."
 )
 

@@ -96,7 +96,7 @@ class Summary:
         return next(variant for variant in self.variants if variant.name == name)
 
     def verdict(self, variant: VariantSummary) -> str:
-        """Of the primary accuracy: "helped", "hurt", "unclear", or "unknown" if it cannot be told."""
+        """Of the primary accuracy: "helped", "hurt", "unclear", or "unknown" if nothing can be said."""
         difference = variant.versus_none.get(self.primary)
         return "unknown" if difference is None else difference.verdict
 

@@ -149,7 +149,7 @@ def _reading(name: str) -> Iterator[None]:
             reason = "no known image format"
         raise UserError(
             f"{name} cannot be read as an image ({reason}): replace it, remove it, or leave unreadable images out "
-            f"with --skip_unreadable true"
+            f"with --skip-unreadable true"
         ) from error
 
 

@@ -243,7 +243,7 @@ def batches_of(loaded: Iterable[T | UserError]) -> Iterator[T]:
     """What a `DataLoader` gives, with the errors of its workers in one sentence.
 
     Args:
-        loaded: batches; in the place of one that could not be made, the error, for torch would bury it in a traceback.
+        loaded: batches; instead of one that could not be made, the error, for torch would bury it in a traceback.
 
     Raises:
         UserError: a batch could not be made, or a worker was killed.

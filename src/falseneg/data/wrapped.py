@@ -100,7 +100,7 @@ class DatasetBacked(ImageSet):
         except (OSError, SyntaxError) as error:  # what a picture that cannot be decoded raises
             raise UserError(
                 f"{self.describe(row)} cannot be read as an image ({error}): replace it, remove it, or leave "
-                f"unreadable images out with --skip_unreadable true"
+                f"unreadable images out with --skip-unreadable true"
             ) from error
 
 

@@ -40,7 +40,7 @@ class GlobalThreshold(Detector):
         step: how a threshold follows its gradient: `AdamStep` as in the released code (the default, with a learning
             rate of .05) or `GradientStep` as in the paper. The result is clipped to [−1, 1].
         initial: the threshold of a sample at its first visit, which then updates it (the released code starts at 1);
-            None starts at the quantile of that visit's negatives in the place of an update: no transient.
+            None starts at the quantile of that visit's negatives instead of an update: no transient.
         start: when learning and flagging start: "70 epochs", "10%".
         shared: learn one threshold for all samples.
         shared_until: up to then one threshold is learned for all samples, and each then starts at it.

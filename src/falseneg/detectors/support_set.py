@@ -25,7 +25,7 @@ class SupportSet(Detector):
         share: the same as a share of the candidates, from 0 to 1; if this, ``top_k`` and ``threshold`` are all left
             open, one over the number of expected classes.
         threshold: flag only scores above this cosine, from −1 to 1.
-        mean: aggregate by the mean cosine with the support views in the place of the largest.
+        mean: aggregate by the mean cosine with the support views instead of the largest.
         distinct: count distinct images, not rows (several views or old keys of one image), and flag all their rows.
         part: look only in this part of the candidates ("batch", "bank"); None for all.
         space: the similarity to score in; "support" is the support set, None the anchor itself (no support set).

@@ -59,7 +59,7 @@ def confusion(contrast: Contrast, rule: PairRule, labels: Tensor) -> Confusion:
 
 
 def _shown(side: Embedded, group: Tensor) -> Embedded:
-    """The same rows, each showing its (N, 1) group in the place of its sample."""
+    """The same rows, each showing its (N, 1) group instead of its sample."""
     return Embedded(side.z, group[:, 0])
 
 

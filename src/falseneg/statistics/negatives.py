@@ -71,7 +71,7 @@ class NegativeStats:
         return self.sweep.totals([self.rule], 1.0, True)[1][0] if self.summed is None else self.summed
 
     def log_sum_at(self, scale: float) -> Tensor:
-        """(N,) `log_sum` with scale · s/tau in the place of s/tau; one more sweep. For reweighting of hard negatives."""
+        """(N,) `log_sum` with scale · s/tau instead of s/tau; one more sweep. For reweighting of hard negatives."""
         return self.sweep.totals([self.rule], scale, False)[0][0]
 
     def over_flagged(self, log_rest: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def ranges(first: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _once(contrast: Contrast, space: Space) -> tuple[Contrast, Space, Tensor]:
-    """One anchor in the place of all that show one sample and share their queries, for these score alike.
+    """One anchor instead of all that show one sample and share their queries, for these score alike.
 
     Returns:
         The contrast and the space of these U anchors, and (N,) which of the U each anchor is.

@@ -119,7 +119,7 @@ def _inspected(
     found = inspect(images, limit=limit, check_duplicates=run.check_duplicates and not resumed, workers=workers)
     if found.unreadable and not run.skip_unreadable:
         more = f" (and {len(found.unreadable) - 1} more)" if len(found.unreadable) > 1 else ""
-        raise UserError(f"{found.unreadable[0]}{more}; --skip_unreadable true leaves such images out and counts them")
+        raise UserError(f"{found.unreadable[0]}{more}; --skip-unreadable true leaves such images out and counts them")
     for sentence in [] if resumed else found.sentences():
         say(sentence)
     return found.readable(images), found.unreadable

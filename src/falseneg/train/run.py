@@ -81,7 +81,7 @@ class Run:
             compiler: the same results, but for rounding. Measuring is not compiled. On a CPU a ResNet-18 is no faster for it.
         sync_batch_norm: BatchNorm takes its statistics over all processes (CUDA only); null does so with several of them,
             unless the method shuffles BatchNorm.
-        skip_unreadable: leave images out that cannot be read, and count them, in the place of stopping before training.
+        skip_unreadable: leave images out that cannot be read, and count them, instead of stopping before training.
         check_duplicates: look for exact duplicate images before training; they are certain false negatives.
         loggers: further loggers beside metrics.jsonl: "tensorboard", "wandb".
         init_from: start from weights: an encoder that was exported, or the folder or a checkpoint of another run. (To
