@@ -180,7 +180,7 @@ def test_damaged_exif_does_not_make_an_image_unreadable(encode, picture):
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
 def test_truncated_image_is_one_sentence_that_names_it(encode, picture, form):
     data = encode(picture(2, 64, 64), form)
-    with pytest.raises(UserError, match=r"^photos/a\.x cannot be read as an image \(.*skip_unreadable") as caught:
+    with pytest.raises(UserError, match=r"^photos/a\.x cannot be read as an image \(.*skip-unreadable") as caught:
         decode(data[: len(data) * 2 // 3], "photos/a.x")
     assert "\n" not in str(caught.value)
 
