@@ -182,7 +182,9 @@ def _open_files(
             write_bytes(folder / CONFIG, configuration.encode())
         described = write_about(folder, run.seed, facts, resume)
         if plan.unreadable:
-            write_bytes(folder / UNREADABLE, "".join(f"{each}\n" for each in plan.unreadable).encode())
+            write_bytes(
+                folder / UNREADABLE, "".join(f"{each}\n" for each in plan.unreadable).encode("utf-8", "surrogateescape")
+            )
         for name in (METRICS, FLAGGED, PAIRS, SIMILARITIES):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / PER_SAMPLE, ignore_errors=True)
