@@ -183,7 +183,8 @@ def _open_files(
         described = write_about(folder, run.seed, facts, resume)
         if plan.unreadable:
             write_bytes(
-                folder / UNREADABLE, "".join(f"{each}\n" for each in plan.unreadable).encode("utf-8", "surrogateescape")
+                folder / UNREADABLE,
+                "".join(f"{each}\n" for each in plan.unreadable).encode("utf-8", "backslashreplace"),
             )
         for name in (METRICS, FLAGGED, PAIRS, SIMILARITIES):
             (folder / name).unlink(missing_ok=True)
