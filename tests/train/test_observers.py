@@ -9,6 +9,8 @@ from falseneg.data import Augmentation
 from falseneg.data.views import Crops
 from falseneg.strategy import ATTRACT
 from falseneg.train import SGD, fit, pretrain
+from falseneg.train.metrics import read_metrics
+from falseneg.train.observers import accuracy
 from falseneg.train.plan import MEASURING, TOLD_BY_THE_DATA, make_plan, settings
 from falseneg.train.run import INCIDENTAL
 
@@ -73,3 +75,12 @@ def test_an_observer_that_draws_would_be_noticed(tmp_path, monkeypatch):
     fit(tiny_run(epochs=2), tmp_path / "drawn")
     with pytest.raises(AssertionError):
         assert_same_weights(tmp_path / "watched", tmp_path / "drawn")
+
+
+def test_the_features_of_the_last_epoch_are_extracted_once(tmp_path, monkeypatch):
+    passes = []
+    plain = accuracy.features_of
+    monkeypatch.setattr(accuracy, "features_of", lambda *given: passes.append(len(passes)) or plain(*given))
+    figures = fit(tiny_run(epochs=2, evaluate_every="1 epoch"), tmp_path / "run")
+    assert len(passes) == 3, "before training and after each of two epochs"
+    assert read_metrics(tmp_path / "run")[-2]["knn"] == figures["knn"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from falseneg.clock import due
-from falseneg.evaluation import KNN, Evaluation, Linear, evaluate, evaluations_of
+from falseneg.evaluation import KNN, Evaluation, Linear, Split, evaluate_features, evaluations_of, features_of
 from falseneg.train.names import START
 from falseneg.train.observers.base import Figures, Observer
 from falseneg.train.session import Session, Stepped
@@ -19,12 +19,14 @@ class Accuracy(Observer):
 
     def __init__(self) -> None:
         self.start: Figures = {}
+        self.last: Split | None = None  # the features of the last epoch: nothing changes between it and the end
 
     def start_epoch(self, session: Session) -> None:
         if session.clock.step or session.plan.test is None or session.metrics is None:
             return
-        self.start = _figures(session, _at_the_end(session))
-        named = [(each.title, self.start[each.key]) for each in _at_the_end(session)]
+        evaluations = _at_the_end(session)
+        self.start = evaluate_features(_split(session), session.run.seed, evaluations)
+        named = [(each.title, self.start[each.key]) for each in evaluations]
         measured = [f"{title} {accuracy:.1%}" for title, accuracy in named if accuracy is not None]
         session.progress.message(f"before training: {', '.join(measured)}")
 
@@ -36,7 +38,10 @@ class Accuracy(Observer):
         clock, every = session.clock, session.plan.evaluate_every
         if not due(every, clock.step - clock.steps_per_epoch, clock) or session.metrics is None:
             return {}
-        return _figures(session, [KNN(), Linear()] if session.run.evaluate_linear else [KNN()])
+        split = _split(session)
+        if clock.step == clock.total_steps:
+            self.last = split
+        return evaluate_features(split, session.run.seed, [KNN(), Linear()] if session.run.evaluate_linear else [KNN()])
 
     def finish(self, session: Session) -> Figures:
         test = session.plan.test
@@ -45,7 +50,8 @@ class Accuracy(Observer):
         evaluations = _at_the_end(session)
         session.progress.message(f"measuring the features: {', '.join(each.title for each in evaluations)}")
         before = {f"{START}{each.key}": self.start.get(each.key) for each in evaluations}
-        return _figures(session, evaluations) | before | {"test_images": int((test.labels >= 0).sum())}
+        figures = evaluate_features(self.last or _split(session), session.run.seed, evaluations)
+        return figures | before | {"test_images": int((test.labels >= 0).sum())}
 
     def state(self, session: Session) -> dict[str, Any]:
         return {"start": self.start}
@@ -58,8 +64,8 @@ def _at_the_end(session: Session) -> list[Evaluation]:
     return evaluations_of(session.run.few_labels, session.run.few_label_draws)
 
 
-def _figures(session: Session, evaluations: list[Evaluation]) -> Figures:
+def _split(session: Session) -> Split:
+    """The features of the labelled images, as the encoder is now."""
     plan, encoder = session.plan, session.learner.method.towers["image"]
     assert plan.test is not None
-    place = session.fabric.device, plan.workers
-    return evaluate(encoder, plan.train, plan.test, plan.size, *place, session.run.seed, evaluations)
+    return features_of(encoder, plan.train, plan.test, plan.size, session.fabric.device, plan.workers)
