@@ -19,7 +19,7 @@ Judged = tuple[Contrast, PairRule, NegativeStats]
 """A contrast, what was flagged in it, and the statistics of its negatives."""
 
 
-class FlaggedPairs(NamedTuple):
+class ImagePairs(NamedTuple):
     """Flagged pairs of views, anchor by anchor.
 
     Attributes:
@@ -66,7 +66,7 @@ class Flagged:
         """Whether each anchor has negatives, and all of them are flagged, in every level. Waits for the device."""
         return bool(torch.stack([((flagged == count) & (count > 0)).all() for flagged, count in self._counts]).all())
 
-    def pairs(self, limit: int | None = None) -> FlaggedPairs:
+    def pairs(self, limit: int | None = None) -> ImagePairs:
         """The pairs that are flagged, in any level: one sweep of the matrix, and memory for K pairs.
 
         Args:
@@ -75,4 +75,4 @@ class Flagged:
         rule = reduce(or_, self._rules)
         most = len(self._contrast.anchors) * len(self._contrast.candidates)
         anchor, candidate, cosine = flagged_pairs(self._contrast, rule, most if limit is None else limit)
-        return FlaggedPairs(anchor // self._views, candidate // self._views, cosine)
+        return ImagePairs(anchor // self._views, candidate // self._views, cosine)

@@ -42,7 +42,7 @@ IN_CSV = (
 
 
 def pair_table(images: ImageSet, pairs: np.ndarray, scores: np.ndarray, epoch: int) -> pa.Table:
-    """The columns of ``flagged.parquet`` for some pairs.
+    """The columns of ``flagged.parquet`` for some pairs; texts are dictionary-encoded.
 
     Args:
         images: the data set.
@@ -65,15 +65,7 @@ def pair_table(images: ImageSet, pairs: np.ndarray, scores: np.ndarray, epoch: i
         classes = pa.array([_class(label, images.class_names) for label in labels.tolist()], pa.string())
         columns["anchor_class"] = classes.take(pa.array(anchor))
         columns["candidate_class"] = classes.take(pa.array(candidate))
-    return pa.table(columns)
-
-
-def encoded(table: pa.Table) -> pa.Table:
-    """The same, with each text once."""
-    for place, name in enumerate(table.column_names):
-        if name in NAMED:
-            table = table.set_column(place, name, table[name].dictionary_encode())
-    return table
+    return pa.table({name: each.dictionary_encode() if name in NAMED else each for name, each in columns.items()})
 
 
 def read_pairs(path: Path) -> pa.Table:
@@ -87,9 +79,12 @@ def read_pairs(path: Path) -> pa.Table:
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes Arrow raise
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}); put a whole copy in its place, or remove it"
-        ) from error
+        raise damaged(path, type(error).__name__) from error
+
+
+def damaged(path: Path, what: str) -> UserError:
+    """The sentence for a file of a run that has been changed since it was written."""
+    return UserError(f"{path} is damaged ({what}); put a whole copy in its place, or remove it")
 
 
 def _read(path: Path) -> pa.Table:

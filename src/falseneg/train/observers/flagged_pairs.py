@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from falseneg.data import ImageSet
-from falseneg.errors import UserError
 from falseneg.files import replacing, write_bytes
 from falseneg.flagged import Judged
 from falseneg.foreign.text import read_json
@@ -20,7 +19,7 @@ from falseneg.rules import AboveThreshold, SameGroup
 from falseneg.statistics import flagged_pairs, similarity_histogram
 from falseneg.train.names import FLAGGED, SIMILARITIES
 from falseneg.train.observers.base import Figures, Observer
-from falseneg.train.pairs import encoded, pair_table, read_pairs
+from falseneg.train.pairs import damaged, pair_table, read_pairs
 from falseneg.train.session import Session, Stepped
 from falseneg.train.thumbnails import write_thumbnails
 
@@ -143,7 +142,7 @@ class FlaggedPairs(Observer):
 
         pairs = torch.cat([torch.empty(0, 2, dtype=torch.int64), *self.pairs]).numpy()
         scores = torch.cat([torch.empty(0, dtype=torch.float32), *self.scores]).numpy()
-        table = encoded(pair_table(self.images, pairs, scores, epoch))
+        table = pair_table(self.images, pairs, scores, epoch)
         if self.written is not None:
             earlier = self.written.filter(self.written["epoch"].to_numpy() < epoch)
             table = pa.concat_tables([earlier, table], promote_options="default")
@@ -166,7 +165,7 @@ def _read_similarities(folder: Path) -> list[dict[str, Any]]:
         if not all(isinstance(entry, dict) and isinstance(entry.get("epoch"), int) for entry in entries):
             raise ValueError("an entry without an epoch")
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); put a whole copy in its place, or remove it") from error
+        raise damaged(path, str(error)) from error
     return entries
 
 
