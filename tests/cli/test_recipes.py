@@ -97,7 +97,8 @@ def test_each_builds_and_every_part_can_work_with_its_data(recipe, monkeypatch):
     if options["variants"] is None:
         options["variants"] = {"alone": {}}
         own = {"alone": {}}
-    comparison, _ = compare._comparison(options, own, run_settings(parser, options), 1)
+    settings = run_settings(parser, options)
+    comparison = compare._comparison(options, own, settings, compare.look(settings, 1), 1)
     assert list(comparison.variants) == list(options["variants"])
     assert len({str(configuration) for configuration in comparison.variants.values()}) == len(options["variants"])
     assert len(built) == len(comparison.variants)

@@ -101,13 +101,14 @@ def run(arguments: Sequence[str]) -> int:
     begun = read_comparison(folder)
     if options["minutes"] is not None and begun is not None:  # it was settled when the comparison began
         settings["epochs"] = begun.base["epochs"]
-    comparison, images = _comparison(options, own, settings, threads)
+    facts, images = look(settings, threads)
+    comparison = _comparison(options, own, settings, (facts, images), threads)
     if begun is None:
         _report_on(images, settings)
         epoch = _seconds_of_an_epoch(comparison, images, threads) / jobs
         if options["minutes"] is not None:
             settings["epochs"] = max(1, round(60 * options["minutes"] / epoch))
-            comparison, images = _comparison(options, own, settings, threads)
+            comparison = _comparison(options, own, settings, (facts, images), threads)
         print(f"estimate: {duration(epoch * comparison.base['epochs'])} of training in all; measuring is not counted")
     with claimed(comparison, folder, INCIDENTAL) as everything:
         tasks = comparison.tasks(folder)
@@ -138,10 +139,22 @@ def train(configuration: Mapping[str, Any], folder: Path, resume: bool, classes:
 
 
 def _comparison(
-    options: Namespace, own: Mapping[str, Overrides], settings: Configuration, threads: int
-) -> tuple[Comparison, ImageSet]:
-    """What is asked for, every part of it tried out, and the data."""
-    facts, images = look(settings, threads)
+    options: Namespace,
+    own: Mapping[str, Overrides],
+    settings: Configuration,
+    there: tuple[Circumstances, ImageSet],
+    threads: int,
+) -> Comparison:
+    """What is asked for, every part of it tried out.
+
+    Args:
+        options: of the command.
+        own: what the variants change that the user describes.
+        settings: that all share.
+        there: what open settings depend on, and the images.
+        threads: for a run.
+    """
+    facts, images = there
     # The images are looked through once, for all runs.
     base = {**settle(settings, facts), "seed": 0, "check_duplicates": False}
     measured = images.labels is not None and (base["test"] is not None or base["holdout"] > 0)
@@ -151,19 +164,23 @@ def _comparison(
     variants = {}
     for name, overrides in chosen.items():
         elsewhere = "data" in overrides or "accelerator" in overrides
-        variants[name] = _configured(name, changed(base, overrides), None if elsewhere else (facts, images), threads)
-    return Comparison(base, variants, list(dict.fromkeys(options["seeds"])), options["primary"]), images
+        variants[name] = _configured(name, changed(base, overrides), None if elsewhere else there, threads)
+    return Comparison(base, variants, list(dict.fromkeys(options["seeds"])), options["primary"])
 
 
 def _seconds_of_an_epoch(comparison: Comparison, images: ImageSet, threads: int) -> float:
     """Seconds of training that an epoch of all runs takes, one after the other, with so many threads."""
     before, total = torch.get_num_threads(), 0.0
+    base = comparison.base
+    # What is learned from is found once, and then nothing is left to look through or to set aside.
+    train = make_plan(build(base, images), uses_gpu(base), resumed=True, say=lambda _: None).train
+    settled = {"skip_unreadable": False, "holdout": 0.0, "test": None, "evaluate_every": None}
     torch.set_num_threads(threads)
     try:
         for configuration in comparison.variants.values():
-            gpu = uses_gpu(configuration)
+            gpu, shared = uses_gpu(configuration), configuration["data"] == base["data"]
             device = (torch.accelerator.current_accelerator() if gpu else None) or torch.device("cpu")
-            run = build(configuration, images if configuration["data"] == comparison.base["data"] else None)
+            run = build({**configuration, **settled}, train) if shared else build(configuration)
             run.method.to(device)
             total += forecast(run, make_plan(run, gpu, resumed=True, say=lambda _: None), device)[0]
     finally:

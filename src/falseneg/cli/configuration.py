@@ -62,8 +62,12 @@ def resolve(configuration: Mapping[str, Any], cores: int | None = None) -> tuple
 def look(configuration: Mapping[str, Any], cores: int | None = None) -> tuple[Circumstances, ImageSet]:
     """What open settings depend on, and the data; the arguments are those of `resolve`."""
     images = as_image_set(_part("data", configuration["data"]))
-    gpu = uses_gpu(configuration)
-    return Circumstances(len(images), typical_side(images), gpu, cores or available_cores()), images
+    return circumstances(configuration, images, cores), images
+
+
+def circumstances(configuration: Mapping[str, Any], images: ImageSet, cores: int | None = None) -> Circumstances:
+    """What open settings depend on, of images that are open; the other arguments are those of `resolve`."""
+    return Circumstances(len(images), typical_side(images), uses_gpu(configuration), cores or available_cores())
 
 
 def settle(configuration: Mapping[str, Any], facts: Circumstances) -> Configuration:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from falseneg.cli.configuration import Configuration, build, look, run_settings, settle, to_yaml, with_weights
+from falseneg.cli.configuration import Configuration, build, resolve, run_settings, to_yaml, with_weights
 from falseneg.cli.parser import CONFIG, Parser, run_parser
 from falseneg.cli.trusting import trusted
 from falseneg.cli.variants import as_variant
@@ -40,11 +40,9 @@ def run(arguments: Sequence[str]) -> int:
         if "out" not in options:
             raise UserError("pretrain needs --out DIR, the folder to write the run to")
         folder = options["out"]
-        settings = run_settings(parser, options)
-        facts, images = look(settings)
-        configuration = settle(settings, facts)
+        configuration, images = resolve(run_settings(parser, options))
         if "variant" in options:
-            configuration = as_variant(options["variant"], configuration, arguments, facts, images)
+            configuration = as_variant(options["variant"], configuration, arguments, images)
     run = build(configuration, images)
     run.check()
 

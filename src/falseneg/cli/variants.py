@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from falseneg.cli.configuration import Configuration, check, settle
+from falseneg.cli.configuration import Configuration, check, circumstances, settle
 from falseneg.cli.messages import did_you_mean
 from falseneg.compare.variants import NAMES, Overrides, changed, named_variants
 from falseneg.data import ImageSet
 from falseneg.errors import UserError
-from falseneg.train.defaults import Circumstances
 
 
-def as_variant(
-    name: str, configuration: Mapping[str, Any], given: Sequence[str], facts: Circumstances, images: ImageSet
-) -> Configuration:
+def as_variant(name: str, configuration: Mapping[str, Any], given: Sequence[str], images: ImageSet) -> Configuration:
     """A configuration with the options of a variant in it, and nothing left open.
 
     Args:
         name: of the variant.
         configuration: of the run, with nothing left open.
         given: the command's arguments: what a variant decides must not be among them.
-        facts: what open settings depend on.
         images: to learn from.
 
     Raises:
@@ -33,7 +29,7 @@ def as_variant(
     named = {argument.partition("=")[0].partition(".")[0].removeprefix("--") for argument in given}
     for option in sorted((named & {*known[name]}) - {"method"}):
         raise UserError(f"--{option} is what --variant {name} decides; leave one of the two out")
-    return settle(check(changed(configuration, known[name])), facts)
+    return settle(check(changed(configuration, known[name])), circumstances(configuration, images))
 
 
 def classes_of(images: ImageSet) -> int | None:
