@@ -115,13 +115,14 @@ def similarity_histogram(
         for kind in kinds
         for name in (kind, "flagged" if kind == "negative" else f"flagged_{kind}")
     }
+    by_label = None if labels is None else _truth(contrast, labels)
     for rows, cols, sim, _ in row_blocks(contrast):
         negative, flagged = masks(contrast, rule, rows, cols, sim)
         place = ((sim + 1) / 2 * bins).long().clamp(0, bins - 1)
         for kind, wanted in kinds.items():
             chosen = negative
-            if labels is not None:
-                truth, known_anchor, known_candidate = _truth(contrast, labels)
+            if by_label is not None:
+                truth, known_anchor, known_candidate = by_label
                 same = truth.tile(rows, cols, sim)
                 chosen = negative & (same == wanted) & known_anchor[rows, None] & known_candidate[cols]
             counts[kind] += place[chosen].bincount(minlength=bins)

@@ -8,6 +8,7 @@ import torch
 
 from falseneg.batch import Batch
 from falseneg.data import ViewSet, collate
+from falseneg.data.loader import EpochSampler
 from falseneg.errors import UserError
 from falseneg.train.estimate import estimate
 from falseneg.train.plan import Plan, views_of
@@ -34,7 +35,7 @@ def forecast(run: Run, plan: Plan, device: torch.device, world: int = 1) -> tupl
     batch, loading = _try_loading(views_of(run, plan), of_rank)
     needed = estimate(run.method, batch.to(device), of_rank, run.accumulate)
     each = max(needed.seconds_per_image, loading / plan.workers) if plan.workers else needed.seconds_per_image + loading
-    return each * of_rank * (len(plan.train) // min(plan.batch_size, len(plan.train))), needed.memory
+    return each * of_rank * EpochSampler(len(plan.train), plan.batch_size).batches_per_epoch, needed.memory
 
 
 def _try_loading(view_set: ViewSet, most: int) -> tuple[Batch, float]:

@@ -46,9 +46,7 @@ LOOKED_AT = 20_000
 """Images that are opened before training, at most, to find unreadable and converted ones."""
 TOLD_BY_THE_DATA = ("test", "holdout", "skip_unreadable")
 """Options of a run that decide which images there are to learn from, and nothing else about the weights."""
-MEASURING = (
-    *("accelerator", "evaluate_every", "evaluate_linear", "few_labels", "few_label_draws", "check_duplicates"),
-)
+MEASURING = ("accelerator", "evaluate_every", "evaluate_linear", "few_labels", "few_label_draws", "check_duplicates")
 """Options of a run on which no weight depends, but what is measured does, or where it is computed."""
 LARGE_SHARE = 0.25
 """A batch of more than this share of the data is warned of."""

@@ -124,7 +124,7 @@ def _start(
         _seed(run.seed + 1_000_003 * fabric.global_rank)
     made = settings(run, plan, fabric.world_size)
     if stored is not None:
-        with damage_said(folder / CHECKPOINTS / LAST):
+        with damage_said(last):
             check_settings(made, stored["settings"])
             stored["metrics"] = max(0, int(stored["metrics"]))
     learner = _learner(run, plan, criterion, fabric)
@@ -140,7 +140,7 @@ def _start(
     if run.compile_encoder:
         compile_networks(run.method)  # not for the few images of the estimate
     if stored is not None:
-        with damage_said(folder / CHECKPOINTS / LAST):
+        with damage_said(last):
             load(session, observers, stored)
         progress.message(f"continuing after step {session.clock.step} of {session.clock.total_steps}")
     return session, observers
