@@ -25,13 +25,17 @@ from falseneg.errors import UserError as UserError
 from falseneg.facts import Facts as Facts
 from falseneg.losses import ContrastiveLoss as ContrastiveLoss
 from falseneg.losses import Criterion as Criterion
+from falseneg.methods import CLIP as CLIP
 from falseneg.methods import MemoryBank as MemoryBank
 from falseneg.methods import Method as Method
 from falseneg.methods import MoCo as MoCo
+from falseneg.methods import OpenCLIP as OpenCLIP
 from falseneg.methods import SimCLR as SimCLR
+from falseneg.methods import TwoTowers as TwoTowers
 from falseneg.models import Encoder as Encoder
 from falseneg.models import Momentum as Momentum
 from falseneg.models import ProjectionHead as ProjectionHead
+from falseneg.models import TextEncoder as TextEncoder
 from falseneg.objectives import Debiased as Debiased
 from falseneg.objectives import Decoupled as Decoupled
 from falseneg.objectives import GlobalContrastive as GlobalContrastive
@@ -39,6 +43,8 @@ from falseneg.objectives import HardNegatives as HardNegatives
 from falseneg.objectives import InfoNCE as InfoNCE
 from falseneg.objectives import Objective as Objective
 from falseneg.objectives import OwnDenominators as OwnDenominators
+from falseneg.objectives import Sigmoid as Sigmoid
+from falseneg.pair_loss import PairLoss as PairLoss
 from falseneg.row_step import AdamStep as AdamStep
 from falseneg.row_step import GradientStep as GradientStep
 from falseneg.row_step import RowStep as RowStep

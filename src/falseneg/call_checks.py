@@ -1,4 +1,4 @@
-"""What a `ContrastiveLoss` is called with, checked: one sentence for whatever does not fit."""
+"""What a `ContrastiveLoss` or a `PairLoss` is called with, checked: one sentence for whatever does not fit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,31 @@ def check_views(views: Sequence[Tensor]) -> None:
         )
 
 
-def check_support(support: Sequence[Tensor] | Tensor, images: Tensor) -> None:
+def check_pairs(first: Tensor, second: Tensor) -> None:
+    """Refuse what cannot be compared in pairs.
+
+    Raises:
+        UserError: not (B, D) of one shape and device, of floating-point types, with B and D above 0, and more than one pair.
+    """
+    sides = first, second
+    if not (
+        all(isinstance(side, Tensor) and side.ndim == 2 and side.is_floating_point() and side.numel() for side in sides)
+        and first.shape == second.shape
+        and first.device == second.device
+    ):
+        given = " and ".join(_described(side) for side in sides)
+        raise UserError(
+            f"PairLoss: got {given}; give two tensors of one shape (B, D), line b of each its side of pair b, of floating-point "
+            "types and on one device, not empty"
+        )
+    if len(first) == 1 and world_size() == 1:
+        raise UserError(
+            "PairLoss: got a single pair, which needs others to compare with; give at least 2, for instance with "
+            "drop_last=True in the DataLoader"
+        )
+
+
+def check_support(support: Sequence[Tensor] | Tensor, images: Tensor, owner: str) -> None:
     """Refuse support views that are not of these images, (B, D).
 
     Raises:
@@ -53,12 +77,12 @@ def check_support(support: Sequence[Tensor] | Tensor, images: Tensor) -> None:
     if not (views and fit):
         given = ", ".join(_described(view) for view in views) or "nothing"
         raise UserError(
-            f"ContrastiveLoss: got support views of {given}; give one or more of the shape {tuple(images.shape)} of the views, "
+            f"{owner}: got support views of {given}; give one or more of the shape {tuple(images.shape)} of the views, "
             "of one floating-point type and on their device, or leave support out"
         )
 
 
-def check_sample(sample: Tensor, images: Tensor) -> None:
+def check_sample(sample: Tensor, images: Tensor, owner: str) -> None:
     """Refuse what does not say for each of these (B, D) rows which image it shows.
 
     Raises:
@@ -69,7 +93,7 @@ def check_sample(sample: Tensor, images: Tensor) -> None:
     )
     if not (whole and sample.shape == (len(images),) and sample.device == images.device):
         raise UserError(
-            f"ContrastiveLoss: got a sample of {_described(sample)}; give {len(images)} whole numbers, one for each image, on "
+            f"{owner}: got a sample of {_described(sample)}; give {len(images)} whole numbers, one for each image, on "
             "the device of the views"
         )
 
@@ -81,7 +105,7 @@ def _described(given: object) -> str:
     return f"{tuple(given.shape)} {str(given.dtype).removeprefix('torch.')} on {given.device}"
 
 
-def check_rows(sample: Tensor, images: int) -> None:
+def check_rows(sample: Tensor, images: int, owner: str) -> None:
     """Refuse rows that the data set has not: some of them would be taken for others.
 
     Raises:
@@ -90,6 +114,6 @@ def check_rows(sample: Tensor, images: int) -> None:
     least, most = torch.stack(sample.aminmax()).tolist()
     if least < 0 or most >= images:
         raise UserError(
-            f"ContrastiveLoss: sample holds {most if most >= images else least}, but a data set of {images} images has the "
+            f"{owner}: sample holds {most if most >= images else least}, but a data set of {images} images has the "
             f"rows 0 to {images - 1}; give the rows of the images, or the right number of images"
         )

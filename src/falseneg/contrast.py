@@ -6,7 +6,7 @@ Letters: N anchors, M candidates, D dimensions, P known positives of an anchor, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -51,15 +51,18 @@ class Space:
         queries: (G, S, E), without gradient.
         query_of: (N,) int64, which of the G each anchor uses: all views of an image share one.
         candidates: (M, E), without gradient, in the order of the contrast's candidates.
+        positives: (N,) the similarity of each anchor with its positive here; None where that is the anchor's own image,
+            which is as similar to itself as can be.
     """
 
     queries: Tensor
     query_of: Tensor
     candidates: Tensor
+    positives: Tensor | None = None
 
     def mean(self) -> Space:
         """The space whose one query is the mean of the S, *not* rescaled to unit length: its score is the mean cosine."""
-        return Space(self.queries.mean(dim=1, keepdim=True), self.query_of, self.candidates)
+        return replace(self, queries=self.queries.mean(dim=1, keepdim=True))
 
 
 @dataclass(frozen=True, eq=False)

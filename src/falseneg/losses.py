@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -86,12 +87,75 @@ class Criterion(nn.Module):
         return torch.as_tensor(loss), judged
 
 
-__all__ = ["ContrastiveLoss", "Criterion", "Judged"]
+__all__ = ["ContrastiveLoss", "Criterion", "DropInLoss", "Judged", "unit_views"]
 # What is kept for each image by a part of this kind has to know how many images there are.
 _KEPT_FOR_EACH_IMAGE = (GlobalThreshold, IncrementalClusters, GlobalContrastive, IndividualTemperature)
 
 
-class ContrastiveLoss(nn.Module):
+class DropInLoss(nn.Module):
+    """What criteria for somebody else's loop share. Abstract.
+
+    Args:
+        detector, strategy, objective, temperature: as in `Criterion`.
+        rows: how many items the data set has; None where nothing is kept for each of them.
+        classes: how many kinds to expect in it, for what the detector leaves open.
+        contrasts: the names of the contrasts.
+
+    Raises:
+        UserError: a part cannot work with that data set, or needs to know how many items it has.
+    """
+
+    item: ClassVar[str]
+    """What a line of the data set is called: "image" or "pair"."""
+
+    def __init__(
+        self, criterion: Criterion, rows: int | None, classes: int | None, contrasts: tuple[str, ...], negatives: int
+    ) -> None:
+        super().__init__()
+        self.criterion, self.rows = criterion, rows
+        owner, items = type(self).__name__, f"{self.item}s"
+        if rows is not None:
+            self.criterion.prepare(Facts(rows, negatives=negatives, classes=classes, contrasts=contrasts))
+        elif classes is not None:
+            raise UserError(f"{owner}: classes says how many kinds there are among the {items}; give {items}, too")
+        elif keeping := [part for part in self.modules() if isinstance(part, _KEPT_FOR_EACH_IMAGE)]:
+            raise UserError(
+                f"{owner}: {type(keeping[0]).__name__} keeps something for each {self.item}; give {items}, the number of "
+                f"{items} in the data set, and sample, their rows in it, at each call"
+            )
+
+    def _samples(self, sample: Tensor | None, rows: Tensor) -> Tensor:
+        """(B,) int64 who each of the (B, D) rows is.
+
+        Raises:
+            UserError: ``sample`` is not of these rows, or missing where something is kept for each.
+        """
+        owner = type(self).__name__
+        if sample is None:
+            if self.rows is not None:
+                raise UserError(
+                    f"{owner}: what is kept for each {self.item} needs to know the {self.item}s; give sample, their rows in "
+                    "the data set"
+                )
+            return torch.full((len(rows),), NOBODY, device=rows.device)
+        check_sample(sample, rows, owner)
+        if self.rows is not None:
+            check_rows(sample, self.rows, owner)
+        return sample.long()
+
+    def _check_number(self, flagged: Flagged, contrast: Contrast) -> None:
+        """Refuse a batch so small that a number to flag takes all of it: mostly the last of an epoch.
+
+        Raises:
+            UserError: `SupportSet.check_number`.
+        """
+        by_number = [part for part in self.modules() if isinstance(part, SupportSet)]
+        if by_number and flagged.are_all:
+            for part in by_number:
+                part.check_number(contrast)
+
+
+class ContrastiveLoss(DropInLoss):
     """A criterion for embeddings of two or more views: instead of lightly's or solo-learn's NT-Xent.
 
     Rows of all ranks are compared, with their gradients. What learns from step to step for each image
@@ -111,6 +175,8 @@ class ContrastiveLoss(nn.Module):
             strategy of that name.
     """
 
+    item = "image"
+
     def __init__(
         self,
         detector: Detector | None = None,
@@ -121,19 +187,9 @@ class ContrastiveLoss(nn.Module):
         images: int | None = None,
         classes: int | None = None,
     ) -> None:
-        super().__init__()
-        self.criterion = Criterion(detector, strategy, objective, temperature)
-        self.images = images
+        criterion = Criterion(detector, strategy, objective, temperature)
+        super().__init__(criterion, images, classes, ("views",), 2 * (images or 0))
         self._flagged: Flagged | None = None
-        if images is not None:
-            self.criterion.prepare(Facts(images, negatives=2 * images, classes=classes))
-        elif classes is not None:
-            raise UserError("ContrastiveLoss: classes says how many kinds there are among the images; give images, too")
-        elif keeping := [part for part in self.modules() if isinstance(part, _KEPT_FOR_EACH_IMAGE)]:
-            raise UserError(
-                f"ContrastiveLoss: {type(keeping[0]).__name__} keeps something for each image; give images, the number of "
-                "images in the data set, and sample, their rows in it, at each call"
-            )
 
     @property
     def flagged(self) -> Flagged:
@@ -171,35 +227,23 @@ class ContrastiveLoss(nn.Module):
         check_views(views)
         images = views[0]
         if support is not None:
-            check_support(support, images)
+            check_support(support, images, "ContrastiveLoss")
         elif looking := [part for part in self.modules() if getattr(part, "space", None) == "support"]:
             raise UserError(
                 f"ContrastiveLoss: {type(looking[0]).__name__} compares with support views; give support, a list of further "
                 "views of the same images, (B, D) each, or set its space to None to compare the views themselves"
             )
-        if sample is None:
-            if self.images is not None:
-                raise UserError(
-                    "ContrastiveLoss: what is kept for each image needs to know the images; give sample, their rows in the data set"
-                )
-            sample = torch.full((len(images),), NOBODY, device=images.device)
-        else:
-            check_sample(sample, images)
-            if self.images is not None:
-                check_rows(sample, self.images)
-        rows = {"image": _unit(views)}
+        sample = self._samples(sample, images)
+        rows = {"image": unit_views(views)}
         if support is not None:
-            rows["support"] = _unit(support).detach().to(rows["image"].dtype)
-        contrast = contrast_views(Embeddings(sample.long(), rows))
+            rows["support"] = unit_views(support).detach().to(rows["image"].dtype)
+        contrast = contrast_views(Embeddings(sample, rows))
         loss, judged = self.criterion([contrast], clock or Clock(0, 1, 1))
         self._flagged = Flagged(judged, len(views))
-        by_number = [part for part in self.modules() if isinstance(part, SupportSet)]
-        if by_number and self._flagged.are_all:  # mostly in the last batch of an epoch, which is smaller
-            for part in by_number:
-                part.check_number(contrast)
+        self._check_number(self._flagged, contrast)
         return loss
 
 
-def _unit(views: Sequence[Tensor] | Tensor) -> Tensor:
+def unit_views(views: Sequence[Tensor] | Tensor) -> Tensor:
     """(B, V, D) unit rows, in at least float32."""
     return normalize(at_least_float32(torch.stack(list(views), dim=1)), dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.row_step import GradientStep, RowStep
 from falseneg.sample_table import SampleTable, of_contrast
-from falseneg.statistics.gather import gather_rows, world_size
+from falseneg.statistics.gather import gather_rows, sum_over_ranks, world_size
 
 
 class Temperature(nn.Module):
@@ -29,6 +30,10 @@ class Temperature(nn.Module):
     def forward(self, contrast: Contrast) -> Tensor:
         """() or (N,) positive temperatures of a contrast's anchors."""
         raise NotImplementedError
+
+    def of_all(self) -> float | None:
+        """The temperature, where it is one for all anchors."""
+        return None
 
     def after_backward(self, clock: Clock, scale: float = 1.0) -> None:
         """Called when the gradients of a step are there, for temperatures with an update of their own.
@@ -59,31 +64,86 @@ class FixedTemperature(Temperature):
     def forward(self, contrast: Contrast) -> Tensor:
         return self.tau
 
+    def of_all(self) -> float:
+        return float(self.tau)
+
 
 class LearnedTemperature(Temperature):
     """One learned temperature, kept within bounds; its logarithm is the parameter (CLIP, Radford et al. 2021).
+
+    With a ``step`` of its own it follows neither the optimiser's learning rate nor its schedule, as in FastCLIP-v0 and v3
+    (Wei et al. 2024, arXiv 2407.01445), whose released program takes Adam.
 
     Args:
         initial: where it starts.
         minimum: the lowest temperature allowed (CLIP: 0.01).
         maximum: the highest temperature allowed.
+        step: how its logarithm follows the gradient; None leaves it to the run's optimiser.
+        slower_below: from this temperature down the learning rate of ``step`` is a third (FastCLIP-v3: .03); None for never.
 
     Raises:
-        UserError: a value is not above 0, or the three are not in order.
+        UserError: a value is not above 0, or the three are not in order; or ``slower_below`` is given without a step.
     """
 
-    def __init__(self, initial: float = 0.07, minimum: float = 0.01, maximum: float = 1.0) -> None:
+    log_tau: Tensor
+    updates: Tensor
+
+    def __init__(
+        self,
+        initial: float = 0.07,
+        minimum: float = 0.01,
+        maximum: float = 1.0,
+        step: RowStep | None = None,
+        slower_below: float | None = None,
+    ) -> None:
         super().__init__()
         _check("LearnedTemperature: minimum", minimum)
         _check_order("LearnedTemperature", minimum, initial, maximum)
-        self.log_tau = nn.Parameter(torch.tensor(math.log(initial)))
-        self.bounds = (minimum, maximum)
+        if slower_below is not None:
+            _check("LearnedTemperature: slower_below", slower_below)
+            if step is None:
+                raise UserError("LearnedTemperature: slower_below is of a step of its own; give step, too")
+        self.bounds, self.step, self.slower_below = (minimum, maximum), step, slower_below
+        start = torch.tensor(math.log(initial))
+        if step is None:
+            self.log_tau = nn.Parameter(start)
+        else:
+            self.register_buffer("log_tau", start)
+            for name in ("updates", *step.state):
+                self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+        self._used: list[Tensor] = []
 
     def forward(self, contrast: Contrast) -> Tensor:
         # Bounded here, so that no step ever uses a value outside; the gradient still reaches a parameter at its bound.
         with torch.no_grad():
             self.log_tau.clamp_(math.log(self.bounds[0]), math.log(self.bounds[1]))
-        return self.log_tau.exp()
+        if self.step is None or not (self.training and torch.is_grad_enabled()):
+            return self.log_tau.exp()
+        self._used.append(self.log_tau.clone().requires_grad_())
+        return self._used[-1].exp()
+
+    def of_all(self) -> float:
+        return min(max(float(self.log_tau.detach().exp()), self.bounds[0]), self.bounds[1])
+
+    @torch.no_grad()
+    def after_backward(self, clock: Clock, scale: float = 1.0) -> None:
+        gradients = [used.grad.double() for used in self._used if used.grad is not None]
+        self._used.clear()
+        if self.step is None or not gradients:
+            return
+        # The loss is scaled for gradients that are averaged over the ranks.
+        gradient = sum_over_ranks(torch.stack(gradients).sum()) / (world_size() * scale)
+        if not bool(gradient.isfinite()):
+            return
+        step = self.step
+        if self.slower_below is not None and float(self.log_tau) <= math.log(self.slower_below):
+            step = replace(step, learning_rate=step.learning_rate / 3)
+        self.updates += 1
+        state = {name: getattr(self, name) for name in step.state}
+        moved, state = step(self.log_tau.double(), gradient, state, self.updates)
+        self.log_tau.copy_(moved.clamp(math.log(self.bounds[0]), math.log(self.bounds[1])))
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
 
 
 class IndividualTemperature(Temperature):

@@ -96,7 +96,7 @@ def saved(folder, content):
     "make, sentence",
     [
         (lambda _: fn.RelativeToPositive(0.1, 0.1), "give one"),
-        (lambda _: fn.RelativeToPositive(-0.1), "absolute_margin is -0.1; .*from 0 to 2"),
+        (lambda _: fn.RelativeToPositive(-2.1), "absolute_margin is -2.1; .*from -2 to 2"),
         (lambda _: fn.RelativeToPositive(float("nan")), "absolute_margin is nan"),
         (lambda _: fn.RelativeToPositive(relative_margin=1.0), "relative_margin is 1.0; .*from 0 to below 1"),
         (lambda _: fn.RelativeToPositive(0.1, guide="nowhere.npy"), "there is no NumPy file nowhere.npy"),

@@ -18,7 +18,7 @@ from falseneg.cli.trusting import Untrusted, named, strings, trust, with_what_be
 from falseneg.data import Augmentation
 from falseneg.errors import UserError
 from falseneg.foreign.text import read_yaml
-from falseneg.models import Encoder
+from falseneg.models import Encoder, TextEncoder
 from falseneg.row_step import RowStep
 from falseneg.schedule import Schedule
 from falseneg.strategy import Strategy, StrategyName
@@ -126,7 +126,7 @@ def run_parser(command: str, about: str, only: Sequence[str] = ()) -> Parser:
     left_out = {field.name for field in dataclasses.fields(Run)} - taken
     # Parts of one class only: their options stand for themselves, without a class path.
     kinds: list[type | str] = [Optimiser, RowStep, Schedule]
-    set_parsing_settings(subclasses_disabled=[Encoder, Augmentation], subclasses_enabled=kinds)
+    set_parsing_settings(subclasses_disabled=[Encoder, TextEncoder, Augmentation], subclasses_enabled=kinds)
     parser = Parser(prog=f"falseneg {command}", description=about, usage=f"falseneg {command} [options]")
     parser.add_argument("--config", action="config", help="a YAML file with any of these options, or a recipe's name")
     parser.add_class_arguments(Run, as_group=False, skip={"strategy", "augmentation", *left_out})

@@ -10,12 +10,12 @@ from typing import Any
 
 from falseneg.compare.summary import BASELINE, Summary, summarise
 from falseneg.compare.tasks import Task
-from falseneg.evaluation import EVALUATIONS
+from falseneg.evaluation import MEASURES
 from falseneg.files import write_bytes
 from falseneg.train.metrics import read_metrics
 
 OF_THE_END = (
-    *(key for each in EVALUATIONS for key in each.keys),
+    *(key for each in MEASURES for key in each.keys),
     "test_images",
     *("seconds", "seconds_per_epoch", "peak_memory_mib"),
 )

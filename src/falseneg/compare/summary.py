@@ -24,11 +24,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from falseneg.compare.differences import Difference, Differences, GapClosed
-from falseneg.evaluation import EVALUATIONS, FewLabel
+from falseneg.evaluation import MEASURES, FewLabel
 
 BASELINE = "none"
 """The variant that all others are compared with."""
-ACCURACIES = tuple(each.key for each in EVALUATIONS)
+ACCURACIES = tuple(each.key for each in MEASURES)
 """The figures that differences and the gap closed are computed for."""
 PRIMARY = FewLabel.key
 """The accuracy that makes the verdicts where none is named."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from falseneg.compare.differences import Difference, GapClosed
 from falseneg.compare.summary import ACCURACIES, BASELINE, Figure, Summary, VariantSummary
-from falseneg.evaluation import EVALUATIONS
+from falseneg.evaluation import MEASURES
 
-NAMES = {each.key: each.short for each in EVALUATIONS}
+NAMES = {each.key: each.short for each in MEASURES}
 """What the accuracies are called."""
 VERDICTS = {
     "helped": "helped",

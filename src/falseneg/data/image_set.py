@@ -26,12 +26,14 @@ class ImageSet(Dataset[tuple[Tensor, int, int]]):
     Attributes:
         labels: (n,) int64, −1 where an image has none; or None.
         class_names: the name of each label, or None.
+        captioned: whether the images have captions.
         note: one sentence on how the data were understood, for the log; or None.
     """
 
     labels: Tensor | None = None
     class_names: Sequence[str] | None = None
     note: str | None = None
+    captioned: bool = False
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -55,6 +57,10 @@ class ImageSet(Dataset[tuple[Tensor, int, int]]):
     def describe(self, row: int) -> str:
         """What to call the image in messages and reports: its file or key."""
         return f"image {row}"
+
+    def captions(self, row: int) -> tuple[str, ...]:
+        """The texts that describe the image, in their stored order."""
+        return ()
 
     def encoded(self, row: int) -> bytes | None:
         """The bytes that are stored for the image, to search for exact duplicates; None if none are stored."""
@@ -143,9 +149,13 @@ class Subset(ImageSet):
         self.labels = None if image_set.labels is None else image_set.labels[self.rows]
         self.class_names = image_set.class_names
         self.note = image_set.note
+        self.captioned = image_set.captioned
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def captions(self, row: int) -> tuple[str, ...]:
+        return self.image_set.captions(int(self.rows[row]))
 
     def image(self, row: int) -> Tensor:
         return self.image_set.image(int(self.rows[row]))

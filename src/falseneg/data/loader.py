@@ -6,6 +6,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ T = TypeVar("T")
 _ORDER = -1  # the "row" of the seed that shuffles an epoch
 _APART = 2**20  # the "views" between the seeds of two streams
 _READING = 2**32  # the "view" of the seed under which an image is read
+_CAPTIONS = _READING + 1  # and of the one that orders its captions
 _READ_AHEAD = 2**21  # bytes of images that are held before their views are made
 _DEAD_WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
 
@@ -36,11 +38,38 @@ class ViewSample(NamedTuple):
 
     Attributes:
         row: the data-set row.
-        streams: (V, 3, H, W) uint8 each, as in a `Batch`.
+        streams: (V, 3, H, W) uint8 views or (V, L) int64 tokens, as in a `Batch`.
     """
 
     row: int
     streams: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What is made of an image's captions.
+
+    Args:
+        tokenize: n texts to (n, L) numbers of tokens.
+        streams: how many captions there are of an image in each stream.
+    """
+
+    tokenize: Callable[[Sequence[str]], Tensor]
+    streams: Mapping[str, int]
+
+    def __call__(self, captions: Sequence[str], seed: int) -> dict[str, Tensor]:
+        """(number, L) tokens for each stream: of different captions, as long as there are any.
+
+        Args:
+            captions: of one image, at least one.
+            seed: of the order in which they are taken.
+        """
+        order = torch.randperm(len(captions), generator=torch.Generator().manual_seed(seed)).tolist()
+        places = itertools.cycle(order)
+        return {
+            name: self.tokenize([captions[place] for place in itertools.islice(places, number)])
+            for name, number in self.streams.items()
+        }
 
 
 class ViewSet(Dataset[ViewSample]):
@@ -52,13 +81,18 @@ class ViewSet(Dataset[ViewSample]):
         image_set: the images.
         streams: what is made of an image, by name: for each view of a stream what makes it, (3, H, W) of the image. It
             draws from torch's global generator, which is left as it was found.
-        seed: of all views.
+        seed: of all views, and of the captions' order.
+        captions: what is made of an image's captions; None for a data set of images alone.
     """
 
     def __init__(
-        self, image_set: ImageSet, streams: Mapping[str, Sequence[Callable[[Tensor], Tensor]]], seed: int = 0
+        self,
+        image_set: ImageSet,
+        streams: Mapping[str, Sequence[Callable[[Tensor], Tensor]]],
+        seed: int = 0,
+        captions: Captions | None = None,
     ) -> None:
-        self.image_set = image_set
+        self.image_set, self.captions = image_set, captions
         self.streams = {name: list(makers) for name, makers in streams.items()}
         self.seed = seed
 
@@ -117,7 +151,15 @@ class ViewSet(Dataset[ViewSample]):
                     sizes.setdefault(view.shape, []).append(view)
                 made |= {name if k == 0 else f"{name} {k + 1}": views for k, views in enumerate(sizes.values())}
         # Stacked outside of it they are ordinary tensors.
-        return ViewSample(row, {name: torch.stack(views) for name, views in made.items()})
+        streams = {name: torch.stack(views) for name, views in made.items()}
+        if self.captions is not None:
+            streams |= self.captions(self._captions_of(row), view_generator_seed(self.seed, epoch, row, _CAPTIONS))
+        return ViewSample(row, streams)
+
+    def _captions_of(self, row: int) -> Sequence[str]:
+        if captions := self.image_set.captions(row):
+            return captions
+        raise UserError(f"{self.image_set.describe(row)} has no caption; give one, or leave such images out")
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[ViewSample] | UserError:
         """The views of a batch; an error that is the user's is handed back, for torch would bury it in a traceback."""

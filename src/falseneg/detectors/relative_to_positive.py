@@ -27,19 +27,24 @@ class RelativeToPositive(Detector):
     (95%) best, for text. GISTEmbed (Solatorio 2024, arXiv 2402.16829) has a margin of 0 and takes the similarity of a
     guide model.
 
+    In a ``space`` both similarities are those of the space. Two towers offer "image" and "text", where a pair's own image
+    or text has a similarity of 1, and `PairLoss` a "guide". A negative margin flags only what is more similar than the
+    positive by so much: Qwen3-Embedding (2025, arXiv 2506.05176) drops what scores above it by .1.
+
     With a guide, similarities are those of its embeddings, one for each image of the data set. An image's similarity
     with its own positive is then 1, so that a margin of 0 flags nothing: give one. Costs no sweep of the matrix; with a
     guide, its embeddings are held in memory, and each pair takes one more product.
 
     Args:
-        absolute_margin: how much less similar than the positive a flagged negative may be, from 0 to 2; if neither
+        absolute_margin: how much less similar than the positive a flagged negative may be, from −2 to 2; if neither
             margin is given, 0.
         relative_margin: the same as a share of the positive's similarity, from 0 to below 1.
         guide: a NumPy file (.npy) with the embeddings of the images to learn from by another model: (rows, E) floating
             point, line i for row i of the data set, of any length; None compares with the encoder's own.
+        space: the similarity to compare in, by name; None for the loss's own.
 
     Raises:
-        UserError: both margins are given, one is outside its range, or the file is missing or holds no embeddings.
+        UserError: both margins are given, or a guide and a space; one is outside its range; or the file is missing or holds no embeddings.
     """
 
     embeddings: Tensor | None
@@ -49,6 +54,7 @@ class RelativeToPositive(Detector):
         absolute_margin: float | None = None,
         relative_margin: float | None = None,
         guide: str | Path | None = None,
+        space: str | None = None,
     ) -> None:
         super().__init__()
         if absolute_margin is not None and relative_margin is not None:
@@ -56,19 +62,24 @@ class RelativeToPositive(Detector):
                 f"RelativeToPositive: absolute_margin ({absolute_margin}) and relative_margin ({relative_margin}) "
                 "both say where the threshold lies; give one"
             )
-        if absolute_margin is not None and not 0 <= absolute_margin <= 2:
+        if absolute_margin is not None and not -2 <= absolute_margin <= 2:
             raise UserError(
                 f"RelativeToPositive: absolute_margin is {absolute_margin}; it is a difference of cosines, so give a "
-                "number from 0 to 2"
+                "number from -2 to 2"
             )
         if relative_margin is not None and not 0 <= relative_margin < 1:
             raise UserError(f"RelativeToPositive: relative_margin is {relative_margin}; give a share from 0 to below 1")
-        if guide is not None and not (absolute_margin or relative_margin):
+        if guide is not None and space is not None:
+            raise UserError(
+                f"RelativeToPositive: guide and space ({space!r}) both say what to compare; give one of them"
+            )
+        if guide is not None and not ((absolute_margin or 0) > 0 or relative_margin):
             raise UserError(
                 "RelativeToPositive: under a guide an image is exactly as similar to its positive as to itself, so nothing "
-                "is above a margin of 0; give absolute_margin or relative_margin"
+                "is above a margin of 0; give absolute_margin or relative_margin above 0"
             )
         self.absolute_margin, self.relative_margin, self.guide = absolute_margin, relative_margin, guide
+        self.space = space
         # Not in the checkpoint: they belong to the file.
         self.register_buffer("embeddings", None if guide is None else _read(Path(guide)), persistent=False)
 
@@ -81,6 +92,9 @@ class RelativeToPositive(Detector):
 
     @torch.no_grad()
     def flag(self, contrast: Contrast, clock: Clock) -> PairRule:
+        if (space := contrast.space(self.space)) is not None:
+            own = space.candidates.new_ones(()) if space.positives is None else space.positives
+            return AboveThreshold(self._below(own), space)
         if self.embeddings is None:
             return AboveThreshold(self._below(contrast.positives.detach().mean(dim=1)))
         images, image_of = contrast.anchors.sample.unique(return_inverse=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from falseneg.errors import UserError
-from falseneg.evaluation.base import Evaluation, Split
+from falseneg.evaluation.base import Evaluation, Measure, Split
 from falseneg.evaluation.checks import check_split
 from falseneg.evaluation.false_negatives import DetectionCounts
 from falseneg.evaluation.features import evaluation_mode, extract_features
@@ -20,6 +20,7 @@ from falseneg.evaluation.few_label import FewLabel, few_label_accuracy
 from falseneg.evaluation.groups import group_figures
 from falseneg.evaluation.knn import KNN, knn_accuracy
 from falseneg.evaluation.linear import Linear, linear_accuracy
+from falseneg.evaluation.pairs import PAIR_EVALUATIONS, PairSplit, Retrieval, ZeroShot
 
 if TYPE_CHECKING:
     from falseneg.data.image_set import ImageSet
@@ -27,11 +28,17 @@ if TYPE_CHECKING:
 __all__ = [
     "EVALUATIONS",
     "KNN",
+    "MEASURES",
+    "PAIR_EVALUATIONS",
     "DetectionCounts",
     "Evaluation",
     "FewLabel",
     "Linear",
+    "Measure",
+    "PairSplit",
+    "Retrieval",
     "Split",
+    "ZeroShot",
     "check_split",
     "evaluate",
     "evaluate_features",
@@ -47,6 +54,10 @@ __all__ = [
 
 EVALUATIONS: tuple[Evaluation, ...] = (KNN(), Linear(), FewLabel())
 """What is measured of every encoder, with usual settings. A further one is its file and its place here."""
+
+
+MEASURES: tuple[Measure, ...] = (*EVALUATIONS, *PAIR_EVALUATIONS)
+"""Whatever may stand among the figures of a run."""
 
 
 def evaluations_of(few_labels: int, few_label_draws: int) -> list[Evaluation]:

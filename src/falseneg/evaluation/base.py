@@ -26,8 +26,8 @@ class Split(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Evaluation(ABC):
-    """One accuracy of frozen features: how it is measured, and what it is called wherever it is shown.
+class Measure(ABC):
+    """A figure of what was trained, and what it is called wherever it is shown.
 
     Attributes:
         key: its name in metrics.jsonl, results.json and on the command line.
@@ -48,6 +48,10 @@ class Evaluation(ABC):
     @abstractmethod
     def title(self) -> str:
         """Its name in a line of text, with what it was set to."""
+
+
+class Evaluation(Measure):
+    """One accuracy of frozen features, and how it is measured."""
 
     @abstractmethod
     def figures(self, split: Split, seed: int) -> dict[str, float | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,12 @@ from falseneg.batch import Batch, Embeddings
 from falseneg.clock import Clock
 from falseneg.contrast import NOBODY, Contrast
 from falseneg.errors import UserError
+from falseneg.models import Encoder
 from falseneg.rules import at_least_float32
 from falseneg.statistics.gather import rank
+
+ENCODER = "encoder.safetensors"
+"""Of a run's folder: what outlives training."""
 
 
 def told_apart(index: Tensor) -> Tensor:
@@ -68,7 +73,13 @@ class Method(nn.Module):
     """The part that is evaluated and exported: images to features."""
 
     streams: Mapping[str, int] = {"image": 2}
-    """The streams of a batch that the method wants, and how many views of an item there are in each."""
+    """The streams of a batch that the method wants, and how many views of an image there are in each."""
+
+    texts: Mapping[str, int] = {}
+    """The streams of texts that it wants, and how many captions of an image there are in each."""
+
+    tokenize: Callable[[Sequence[str]], Tensor] | None = None
+    """n texts to (n, L) tokens, where it wants texts."""
 
     with_gradient: tuple[str, ...] = ("image",)
     """The names of the rows of its embeddings that learn; the others have no gradient."""
@@ -102,6 +113,19 @@ class Method(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images to (B, D) unit rows, without gradient: the embedding in which images are candidates."""
         raise NotImplementedError
+
+    def export(self, folder: Path, tau: float | None = None) -> None:
+        """Write what outlives training into a run's folder: the encoder.
+
+        Args:
+            folder: of the run.
+            tau: the temperature at the end, where it is one for all.
+
+        Raises:
+            UserError: a file cannot be written.
+        """
+        if isinstance(self.encoder, Encoder):
+            self.encoder.save(folder / ENCODER)
 
     def made_up(self, streams: Mapping[str, int], device: torch.device) -> Embeddings:
         """What `encode` could make of two items, all rows alike: it is enough to see which contrasts there will be.

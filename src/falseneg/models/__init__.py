@@ -3,5 +3,6 @@
 from falseneg.models.encoder import Encoder
 from falseneg.models.heads import ProjectionHead
 from falseneg.models.momentum import Momentum
+from falseneg.models.text import TextEncoder
 
-__all__ = ["Encoder", "Momentum", "ProjectionHead"]
+__all__ = ["Encoder", "Momentum", "ProjectionHead", "TextEncoder"]

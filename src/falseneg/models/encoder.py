@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from falseneg.errors import UserError
 from falseneg.foreign.archives import load_tensors
 from falseneg.foreign.building import Within
 
+T = TypeVar("T", bound=nn.Module)
 SMALL_IMAGE = 64
 """Up to this side, in pixels, images are small: not blurred, and not cropped for evaluation."""
 SMALL_STEM = 32
@@ -68,10 +69,10 @@ class Encoder(nn.Module):
             raise UserError(f"Encoder: image_size is {image_size}; give the side of the images in pixels, at least 1")
         self.name, self.image_size, self.arguments = name, image_size, dict(arguments or {})
         self.backbone = _create(name, image_size, weights == "pretrained", self.arguments)
-        state = None if weights in (None, "pretrained") else _read_weights(Path(weights))  # type: ignore[arg-type]
+        state = None if weights in (None, "pretrained") else read_weights(Path(weights))  # type: ignore[arg-type]
         exported = state is not None and all(key.startswith("backbone.") for key in state)
         if state is not None and not exported:
-            _load(self.backbone, _without_classifier(state, self.backbone), f"{weights}")
+            load_state(self.backbone, _without_classifier(state, self.backbone), f"{weights}")
         self.small_stem = _wants_small_stem(self.backbone, name, image_size, small_stem)
         if self.small_stem:
             _shrink_stem(self.backbone, keep_centre=weights is not None)
@@ -79,7 +80,7 @@ class Encoder(nn.Module):
         self.register_buffer("mean", _channels("mean", mean or stated["mean"]), persistent=False)
         self.register_buffer("std", _channels("std", std or stated["std"]), persistent=False)
         if state is not None and exported:
-            _load(self, state, f"{weights}")
+            load_state(self, state, f"{weights}")
         self.feature_dim = int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -101,10 +102,14 @@ class Encoder(nn.Module):
 
         from falseneg.files import write_bytes
 
-        about: dict[str, Any] = {"name": self.name, "image_size": self.image_size, "small_stem": self.small_stem}
-        about |= {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist(), "arguments": self.arguments}
         state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        write_bytes(Path(path), save(state, {_ABOUT: json.dumps(about)}))
+        write_bytes(Path(path), save(state, {_ABOUT: json.dumps(self.about())}))
+
+    def about(self) -> dict[str, Any]:
+        """The constructor arguments that build it again, without weights; plain values."""
+        about: dict[str, Any] = {"name": self.name, "image_size": self.image_size, "small_stem": self.small_stem}
+        mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
+        return about | {"mean": mean, "std": std, "arguments": self.arguments}
 
     @staticmethod
     def load(path: str | Path) -> Encoder:
@@ -113,20 +118,17 @@ class Encoder(nn.Module):
         Raises:
             UserError: there is no such file, or it is no encoder of falseneg, or it is damaged.
         """
-        about, state = _read_about(Path(path)), _read_weights(Path(path))
-        size = sum(value.nbytes for value in state.values())
-        try:
-            with Within(2 * size + 2**26):
-                encoder = Encoder(**about)
-        except UserError:
-            raise
-        except MemoryError as error:
-            raise UserError(
-                f"{path} describes an encoder that is far larger than its {size:,} bytes of weights; give a whole file"
-            ) from error
-        except Exception as error:  # whatever timm raises for arguments that no encoder has had
-            raise UserError(f"{path} describes an encoder that cannot be built ({_first_line(error)})") from error
-        _load(encoder, state, str(path))
+        kinds = {
+            "name": str,
+            "image_size": int | None,
+            "small_stem": bool,
+            "mean": list,
+            "std": list,
+            "arguments": dict,
+        }
+        state = read_weights(Path(path))
+        encoder = described_in(Path(path), _ABOUT, kinds, state, lambda about: Encoder(**about))
+        load_state(encoder, state, str(path))
         return encoder
 
 
@@ -187,8 +189,12 @@ def _channels(name: str, values: Sequence[float]) -> Tensor:
     return torch.tensor([float(value) for value in values]).view(3, 1, 1)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, without running code from it."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file, without running code from it.
+
+    Raises:
+        UserError: there is no such file, or it holds no state dict, or it is damaged.
+    """
     if not path.is_file():
         raise UserError(f"there is no file {path}; give a .safetensors, .pth or .pt file with weights")
     try:
@@ -210,19 +216,48 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    """The constructor arguments in an exported encoder."""
+def described_in(
+    path: Path, key: str, kinds: Mapping[str, Any], state: Mapping[str, Tensor], build: Callable[[Any], T]
+) -> T:
+    """What an exported file describes, built within a bound of memory that its weights set. Runs no code from the file.
+
+    Args:
+        path: a safetensors file.
+        key: of the description in its metadata.
+        kinds: the constructor arguments in the description, and their types.
+        state: the weights in the file.
+        build: from the description to the module.
+
+    Raises:
+        UserError: the file is damaged, was not exported by falseneg, or describes what cannot be built or is far larger
+            than its weights.
+    """
+    about, size = _read_about(path, key, kinds), sum(value.nbytes for value in state.values())
+    try:
+        with Within(2 * size + 2**26):
+            return build(about)
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise UserError(
+            f"{path} describes an encoder that is far larger than its {size:,} bytes of weights; give a whole file"
+        ) from error
+    except Exception as error:  # whatever timm raises for arguments that no encoder has had
+        raise UserError(f"{path} describes an encoder that cannot be built ({_first_line(error)})") from error
+
+
+def _read_about(path: Path, key: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor arguments in an exported file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise UserError(f"there is no file {path}; give the encoder.safetensors of a run")
-    kinds = {"name": str, "image_size": int | None, "small_stem": bool, "mean": list, "std": list, "arguments": dict}
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[_ABOUT])
-        if wrong := [key for key, kind in kinds.items() if not isinstance(about[key], kind)]:
+            about = json.loads((file.metadata() or {})[key])
+        if wrong := [name for name, kind in kinds.items() if not isinstance(about[name], kind)]:
             raise TypeError(f"{wrong[0]} is {about[wrong[0]]!r}")
-        return {key: about[key] for key in kinds}
+        return {name: about[name] for name in kinds}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or no safetensors file: {_first_line(error)}") from error
     except (KeyError, TypeError, ValueError) as error:
@@ -238,7 +273,7 @@ def _without_classifier(state: dict[str, Tensor], backbone: nn.Module) -> dict[s
     return {key: value for key, value in state.items() if not key.startswith(tuple(f"{layer}." for layer in layers))}
 
 
-def _load(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def load_state(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load a state of exactly these names and shapes.
 
     Raises:

@@ -7,5 +7,15 @@ from falseneg.objectives.global_contrastive import GlobalContrastive
 from falseneg.objectives.hard_negatives import HardNegatives
 from falseneg.objectives.info_nce import InfoNCE
 from falseneg.objectives.own_denominators import OwnDenominators
+from falseneg.objectives.sigmoid import Sigmoid
 
-__all__ = ["Debiased", "Decoupled", "GlobalContrastive", "HardNegatives", "InfoNCE", "Objective", "OwnDenominators"]
+__all__ = [
+    "Debiased",
+    "Decoupled",
+    "GlobalContrastive",
+    "HardNegatives",
+    "InfoNCE",
+    "Objective",
+    "OwnDenominators",
+    "Sigmoid",
+]

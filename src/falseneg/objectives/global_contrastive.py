@@ -1,4 +1,4 @@
-"""SogCLR and iSogCLR: each anchor against the negatives of the whole data set, whatever the batch size."""
+"""SogCLR, iSogCLR and FastCLIP: each anchor against the negatives of the whole data set, whatever the batch size."""
 
 from __future__ import annotations
 
@@ -42,19 +42,39 @@ class GlobalContrastive(Objective):
     starts for a sample, u is rescaled by the share of the mean that stays, at the cost of one more sweep in that step.
     In evaluation mode u stays, too.
 
+    Two towers (bimodal SogCLR and iSogCLR, FastCLIP: Wei et al. 2024, arXiv 2407.01445) take the mean of e^{(s − s⁺)/τ}
+    instead, s⁺ being the mean cosine of the positives and attracted pairs, which has a gradient, too: ``relative``. Then
+
+    loss_v = τ_i · log(epsilon + u_v) + rho · τ_i, with the gradient of τ_i · g_v / (epsilon + u_v)
+
+    FastCLIP-v0 leaves out the factor τ: ``times_tau`` = False, with one learned temperature. v1 has a fixed temperature,
+    v2 an `IndividualTemperature` with `AdamStep`, v3 one `LearnedTemperature` with a step of its own. All of them mask the
+    own pair; iSogCLR counts it among the negatives: ``own_pair``. The means are held as logarithms, so that no temperature
+    overflows; the released programs of v0, v1 and v3 do in float32 at a temperature of .01.
+
     Args:
         gamma: the weight of the current step in u, above 0 and at most 1, or a schedule of it (FastCLIP: a cosine from
             1 to .2 over half of the training).
         epsilon: is added to u; at least 0.
         rho: the price of a high temperature, for temperatures that are learned; at least 0.
         shared_mean: all views of a sample are divided by its updated u_i (GloFND, Algorithm 1), not each by its own u_v.
+        relative: take the mean of e^{(s − s⁺)/τ}, as two towers do, instead of that of e^{s/τ}.
+        own_pair: the known positive counts as one of those that the mean is over; with ``relative`` only.
+        times_tau: multiply by the temperature; without, a loss in nats (FastCLIP-v0).
 
     Raises:
         UserError: an option is outside its range.
     """
 
     def __init__(
-        self, gamma: float | Schedule = 0.9, epsilon: float = 1e-14, rho: float = 0.0, shared_mean: bool = False
+        self,
+        gamma: float | Schedule = 0.9,
+        epsilon: float = 1e-14,
+        rho: float = 0.0,
+        shared_mean: bool = False,
+        relative: bool = False,
+        own_pair: bool = False,
+        times_tau: bool = True,
     ) -> None:
         super().__init__()
         for value in extremes(gamma):
@@ -63,7 +83,10 @@ class GlobalContrastive(Objective):
         for name, number in (("epsilon", epsilon), ("rho", rho)):
             if not (math.isfinite(number) and number >= 0):
                 raise UserError(f"GlobalContrastive: {name} is {number}; give a number of at least 0")
+        if own_pair and not relative:
+            raise UserError("GlobalContrastive: own_pair counts e^0 of the pair itself; give relative, too")
         self.gamma, self.epsilon, self.rho, self.shared_mean = gamma, epsilon, rho, shared_mean
+        self.relative, self.own_pair, self.times_tau = relative, own_pair, times_tau
         self.running = nn.ModuleDict()
         self._of_anchors: dict[str, Tensor] = {}
 
@@ -80,13 +103,14 @@ class GlobalContrastive(Objective):
         if not self.training:
             return
         running, row = self._running(contrast), contrast.anchors.table_row
-        logs = torch.stack([_log_mean(stats) for stats in levels])
+        positives = [mean_positive(contrast, stats, strategy) for stats in levels]
+        logs = torch.stack([self._log_mean(*each, tau) for each in zip(levels, positives, strict=True)])
         log_kept = _log_mean_of_levels(logs)
         filtered = torch.stack([stats.weight < stats.count for stats in levels]).any(dim=0)
         log_all = log_kept
         # Whether one more sweep is needed only the device knows; not asked where nothing can be filtered out.
         if strategy.negative < 1 and bool((filtered & running.before_filtering(row)).any()):
-            log_all = _log_mean(negative_stats(contrast, tau, NoPairs(), IGNORE))
+            log_all = self._log_mean(negative_stats(contrast, tau, NoPairs(), IGNORE), positives[0], tau)
         log_u = running.update(row, log_kept, log_all, filtered, value_at(self.gamma, clock))
         if not self.shared_mean:
             self._of_anchors[contrast.name] = log_u
@@ -95,9 +119,10 @@ class GlobalContrastive(Objective):
         self, contrast: Contrast, stats: NegativeStats, tau: Tensor, strategy: Strategy, clock: Clock | None = None
     ) -> Tensor:
         """(N,) losses, in units of the cosine."""
-        tau, kept = tau.to(stats.log_sum.dtype), stats.weight > 0
+        tau, kept = tau.to(stats.log_sum.dtype), (stats.weight > 0) | self.own_pair
         # Masked before it meets any gradient: -inf times zero would be NaN.
-        log_mean = _log_mean(stats).masked_fill(~kept, 0)
+        positive = mean_positive(contrast, stats, strategy)
+        log_mean = self._log_mean(stats, positive, tau).masked_fill(~kept, 0)
         log_u = self._of_anchors.get(contrast.name) if self.training else None
         if log_u is None:
             log_u = self._running(contrast).log_mean(contrast.anchors.table_row)
@@ -107,17 +132,33 @@ class GlobalContrastive(Objective):
             log_u = torch.logaddexp(log_u, torch.full_like(log_u, math.log(self.epsilon)))
         # In training u holds this step's g, and the ratio is at most a few times 1 / gamma; else it may be more.
         ratio = (log_mean - log_u).clamp(max=LARGEST).exp()
-        pushed = (log_u + ratio - ratio.detach()).masked_fill(~kept, 0)
-        return tau * (pushed + self.rho) - mean_positive(contrast, stats, strategy)
+        pushed = (log_u + ratio - ratio.detach()).masked_fill(~kept, 0) + self.rho
+        if self.relative:  # the mean holds the attraction, unless nothing is left in it
+            positive = positive.masked_fill(kept, 0)
+        return tau * pushed - positive if self.times_tau else pushed - positive / tau
+
+    def _log_mean(self, stats: NegativeStats, positive: Tensor, tau: Tensor) -> Tensor:
+        """(N,) log of the mean of e^{s/τ} or e^{(s − s⁺)/τ} over the negatives, by their weights; −inf where none has any.
+
+        Args:
+            stats: of the negatives.
+            positive: (N,) s⁺.
+            tau: the temperature.
+        """
+        if not self.relative:
+            return _log_mean(stats.log_sum, stats.weight)
+        log_sum = stats.log_sum - positive / tau.to(stats.log_sum.dtype)
+        if not self.own_pair:
+            return _log_mean(log_sum, stats.weight)
+        return _log_mean(torch.logaddexp(log_sum, torch.zeros_like(log_sum)), stats.weight + 1)
 
     def _running(self, contrast: Contrast) -> RunningMean:
         running: RunningMean = of_contrast(self.running, contrast, self)
         return running
 
 
-def _log_mean(stats: NegativeStats) -> Tensor:
-    """(N,) log of the mean of e^{s/tau} over the negatives, by their weights; −inf where none has weight."""
-    return stats.log_sum - torch.where(stats.weight > 0, stats.weight, 1).log()
+def _log_mean(log_sum: Tensor, weight: Tensor) -> Tensor:
+    return log_sum - torch.where(weight > 0, weight, 1).log()
 
 
 def _log_mean_of_levels(logs: Tensor) -> Tensor:

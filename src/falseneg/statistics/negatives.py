@@ -117,7 +117,7 @@ def stats_of_levels(
 
     Takes what `negative_stats` takes, and refuses the same, but any number of rules; gives the statistics of each.
     """
-    sweep = _form(contrast, rules, backend)(contrast, tau, strategy)
+    sweep = sweep_of(contrast, tau, rules, strategy, backend)
     found, attracts = [], strategy.positive > 0
     for rule, totals in zip(rules, zip(*sweep.totals(rules, 1.0, attracts), strict=True), strict=True):
         log_sum, flagged_sim, count, flagged, flagged_of_count = totals
@@ -125,6 +125,13 @@ def stats_of_levels(
         summed = flagged_sim if attracts else None
         found.append(NegativeStats(log_sum, count, flagged, weight, sweep, rule, summed))
     return found
+
+
+def sweep_of(
+    contrast: Contrast, tau: Tensor, rules: Sequence[PairRule], strategy: Strategy, backend: Backend = "auto"
+) -> Sweep:
+    """What visits the pairs, for objectives that ask for something else than `NegativeStats`; takes what they take."""
+    return _form(contrast, rules, backend)(contrast, tau, strategy)
 
 
 def _form(

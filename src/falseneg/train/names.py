@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from falseneg.methods.base import ENCODER as ENCODER
+
 ABOUT = "run.json"
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -10,7 +12,6 @@ START = "start_"
 UNREADABLE = "unreadable.txt"
 """A sentence for each image that was left out, if there are any."""
 CHECKPOINTS = "checkpoints"
-ENCODER = "encoder.safetensors"
 FLAGGED = "flagged.parquet"
 SIMILARITIES = "similarities.json"
 EMBEDDING = "embedding.npz"

@@ -20,7 +20,7 @@ from falseneg.data import (
     split_holdout,
     view_loader,
 )
-from falseneg.data.loader import EpochSampler
+from falseneg.data.loader import Captions, EpochSampler
 from falseneg.data.views import Crops
 from falseneg.errors import UserError
 from falseneg.facts import Facts
@@ -46,7 +46,10 @@ LOOKED_AT = 20_000
 """Images that are opened before training, at most, to find unreadable and converted ones."""
 TOLD_BY_THE_DATA = ("test", "holdout", "skip_unreadable")
 """Options of a run that decide which images there are to learn from, and nothing else about the weights."""
-MEASURING = ("accelerator", "evaluate_every", "evaluate_linear", "few_labels", "few_label_draws", "check_duplicates")
+MEASURING = (
+    *("accelerator", "evaluate_every", "evaluate_linear", "few_labels", "few_label_draws", "prompts"),
+    "check_duplicates",
+)
 """Options of a run on which no weight depends, but what is measured does, or where it is computed."""
 LARGE_SHARE = 0.25
 """A batch of more than this share of the data is warned of."""
@@ -64,6 +67,7 @@ class Plan:
         batch_size: images in a step, over all processes.
         workers: loading processes.
         evaluate_every: duration after which accuracy is measured; None where it cannot be.
+        test_pairs: captioned images to measure on, or None.
         unreadable: a sentence for each image that was left out.
     """
 
@@ -75,6 +79,7 @@ class Plan:
     workers: int
     evaluate_every: str | None
     unreadable: Sequence[str] = ()
+    test_pairs: ImageSet | None = None
 
 
 def make_plan(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) -> Plan:
@@ -99,13 +104,19 @@ def make_plan(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) ->
     for crops in run.multi_crop or ():
         _check_crops(crops, size, facts.side)
         _try_size(run.method.encoder, crops.size)
+    if run.method.texts and not images.captioned:
+        raise UserError(
+            f"{type(run.method).__name__} learns from images and their captions, and these images have none; give a "
+            "captioned data set, such as Shards with KEY.txt, or another method"
+        )
     images, unreadable = _inspected(run, images, workers, resumed, say)
-    train, test = _split(run, images, resumed, say)
+    train, test, test_pairs = _split(run, images, resumed, say)
     batch_size = run.batch_size or usual_batch_size(facts)
     _check_batch(run, batch_size, len(train), say)
     epochs = run.epochs or usual_epochs(facts)
-    evaluate_every = None if test is None else run.evaluate_every or USUAL_EVALUATE_EVERY
-    return Plan(train, test, size, epochs, batch_size, workers, evaluate_every, unreadable)
+    measured = test is not None or test_pairs is not None
+    evaluate_every = (run.evaluate_every or USUAL_EVALUATE_EVERY) if measured else None
+    return Plan(train, test, size, epochs, batch_size, workers, evaluate_every, unreadable, test_pairs)
 
 
 def _inspected(
@@ -123,21 +134,26 @@ def _inspected(
     return found.readable(images), found.unreadable
 
 
-def _split(run: Run, images: ImageSet, resumed: bool, say: Callable[[str], None]) -> tuple[ImageSet, ImageSet | None]:
-    """What to learn from and what to measure on."""
+def _split(
+    run: Run, images: ImageSet, resumed: bool, say: Callable[[str], None]
+) -> tuple[ImageSet, ImageSet | None, ImageSet | None]:
+    """What to learn from; what to measure accuracy on; and, for two towers, captioned images to measure retrieval on."""
     test = as_image_set(run.test) if run.test is not None else images.test_set()
     train = images
-    if test is None and run.holdout and images.labels is not None and bool((images.labels >= 0).any()):
+    labelled = images.labels is not None and bool((images.labels >= 0).any())
+    if test is None and run.holdout and (labelled or run.method.texts):
         train, test = split_holdout(images, run.holdout, run.seed)
         if not resumed:
-            say(f"{len(test):,} labelled images are set aside to measure accuracy on (--holdout {run.holdout:g})")
+            kind = "labelled images" if labelled else "images"
+            say(f"{len(test):,} {kind} are set aside to measure accuracy on (--holdout {run.holdout:g})")
+    pairs = test if run.method.texts and test is not None and test.captioned else None
     if test is not None:
         test = align_classes(test, train)
         if test.labels is None or train.labels is None or not bool((test.labels >= 0).any()):
             test = None
-    if run.evaluate_every is not None and test is None:
+    if run.evaluate_every is not None and test is None and pairs is None:
         raise UserError("evaluate_every needs labelled images to train and to test on; give labels, or leave it out")
-    return train, test
+    return train, test, pairs
 
 
 def _check_crops(crops: Crops, size: int, side: int) -> None:
@@ -205,7 +221,8 @@ def views_of(run: Run, plan: Plan) -> ViewSet:
     made = {name: [main if name == "image" else further] * number for name, number in run.method.streams.items()}
     if run.multi_crop:
         made["support"] = [maker for crops in run.multi_crop for maker in [further.for_crops(crops)] * crops.number]
-    return ViewSet(plan.train, made, run.seed)
+    captions = Captions(run.method.tokenize, run.method.texts) if run.method.tokenize is not None else None
+    return ViewSet(plan.train, made, run.seed, captions)
 
 
 def loader_of(run: Run, plan: Plan, fabric: Fabric) -> tuple[ViewLoader, EpochSampler]:
@@ -230,7 +247,9 @@ def settings(run: Run, plan: Plan, world: int) -> dict[str, str]:
         if name not in (*settled, *TOLD_BY_THE_DATA, *INCIDENTAL, *MEASURING, "devices", "init_from", "method"):
             described |= settings_of(getattr(run, name), name)
     described |= settings_of(run.method, "method", deep=False)
-    return described | settings_of(run.method.encoder, "encoder", deep=False)
+    for name, tower in run.method.towers.items():
+        described |= settings_of(tower, "encoder" if name == "image" else name, deep=False)
+    return described
 
 
 def labels_on(device: torch.device, images: ImageSet) -> Tensor | None:

@@ -228,9 +228,8 @@ def _finish(session: Session, observers: Sequence[Observer]) -> dict[str, Any]:
         figures["seconds"] = session.seconds
         figures["seconds_per_epoch"] = session.seconds / session.clock.epochs
         figures["peak_memory_mib"] = peak_memory(session.fabric.device)
-        encoder = session.learner.method.towers["image"]
-        if isinstance(encoder, Encoder):  # first: measuring may take long
-            encoder.save(session.folder / ENCODER)
+        temperature = session.learner.criterion.temperature
+        session.learner.method.export(session.folder, temperature.of_all())  # first: measuring may take long
         for observer in observers:
             figures |= observer.finish(session)
         session.metrics.write("final", figures)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from falseneg.clock import Clock
-from falseneg.evaluation import EVALUATIONS
+from falseneg.evaluation import MEASURES
 
 ASIDE_EVERY = 10.0
 """Seconds from one line to the next about something between two steps."""
@@ -82,7 +82,7 @@ class Lines:
             self.aside_since = None
 
     def epoch(self, clock: Clock, figures: Mapping[str, Any]) -> None:
-        if any(each.key in figures for each in EVALUATIONS):
+        if any(each.key in figures for each in MEASURES):
             self.message(f"epoch {figures['epoch']}/{clock.epochs}  {describe(figures)}")
 
 
@@ -125,7 +125,7 @@ class Bar:
             self.aside_task = None
 
     def epoch(self, clock: Clock, figures: Mapping[str, Any]) -> None:
-        if any(each.key in figures for each in EVALUATIONS):
+        if any(each.key in figures for each in MEASURES):
             self.message(f"epoch {figures['epoch']}/{clock.epochs}  {describe(figures)}")
 
     def _show(self, clock: Clock, **fields: Any) -> None:
@@ -151,7 +151,7 @@ def describe(figures: Mapping[str, Any], seconds_left: float | None = None) -> s
     words = []
     if figures.get("loss") is not None:
         words.append(f"loss {figures['loss']:.4f}")
-    words += [f"{each.short} {figures[each.key]:.1%}" for each in EVALUATIONS if figures.get(each.key) is not None]
+    words += [f"{each.short} {figures[each.key]:.1%}" for each in MEASURES if figures.get(each.key) is not None]
     if figures.get("share_flagged"):
         words.append(f"flagged {figures['share_flagged']:.1%}")
     if figures.get("precision") is not None:

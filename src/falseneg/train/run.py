@@ -17,6 +17,7 @@ from falseneg.clock import Duration
 from falseneg.data.views import Augmentation, Crops
 from falseneg.detectors import Detector, NoDetection
 from falseneg.errors import UserError
+from falseneg.evaluation.pairs import PROMPTS
 from falseneg.methods.base import Method
 from falseneg.models import Momentum
 from falseneg.objectives import InfoNCE, Objective
@@ -72,6 +73,7 @@ class Run:
         evaluate_every: duration after which kNN accuracy is measured during training, for which labels are needed; "100%"
             measures at the end only.
         evaluate_linear: measure the linear probe, too, whenever kNN accuracy is measured during training.
+        prompts: texts that stand for a class in zero-shot classification, with {} where its name goes; for two towers.
         few_labels: labelled images of each class that the few-label classifier learns from at the end.
         few_label_draws: how many times they are drawn; the accuracy is the mean.
         log_every: optimiser steps from one logged line to the next.
@@ -114,6 +116,7 @@ class Run:
     keep_every: str | None = None
     evaluate_every: str | None = None
     evaluate_linear: bool = False
+    prompts: Sequence[str] = PROMPTS
     few_labels: int = 5
     few_label_draws: int = 10
     log_every: int = 10
@@ -139,9 +142,9 @@ class Run:
 
     @property
     def streams(self) -> dict[str, int]:
-        """The streams of a batch, and how many views of an image there are in each: the crops are support views."""
+        """The streams of a batch, and how many views or captions of an image are in each: the crops are support views."""
         crops = {"support": sum(group.number for group in self.multi_crop)} if self.multi_crop else {}
-        return {**self.method.streams, **crops}
+        return {**self.method.streams, **self.method.texts, **crops}
 
     def check(self) -> None:
         """Refuse what cannot work, as far as it can be seen without opening the data.
@@ -191,6 +194,11 @@ class Run:
                 "precision is 'bf16-true', in which a momentum network would stand still: its steps are smaller than the "
                 "distance of two weights; use 'bf16-mixed' or '32-true'"
             )
+        for prompt in self.prompts:
+            if "{}" not in prompt:
+                raise UserError(f"prompts holds {prompt!r}; write {{}} where the name of the class goes")
+        if not self.prompts:
+            raise UserError("prompts is empty; give at least one text, or leave it out")
         for logger in self.loggers:
             _choose("loggers", logger, tuple(LOGGERS))
             if importlib.util.find_spec(LOGGERS[logger]) is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from falseneg.evaluation import EVALUATIONS
+from falseneg.evaluation import MEASURES
 from falseneg.report.chart import Chart, Point, Quantity, Style, chart, points, style_of
 from falseneg.report.comparison import ComparisonRecord
 from falseneg.report.read import RunRecord
@@ -20,7 +20,7 @@ QUANTITIES = (
         "What training minimises, in nats. Comparable only between runs with the same objective.",
         share=False,
     ),
-    *(Quantity(each.key, f"Accuracy, {each.title}", each.note) for each in EVALUATIONS),
+    *(Quantity(each.key, f"Accuracy, {each.title}", each.note) for each in MEASURES),
     Quantity("share_flagged", "Share flagged", "Negatives that the detector flags as false.", of_flags=True),
     Quantity("precision", "Precision", "Flagged negatives that really are false. Dotted: chance.", of_flags=True),
     Quantity("recall", "Recall", "False negatives that are flagged.", of_flags=True),

@@ -7,6 +7,7 @@ from falseneg.train.observers.base import Figures, Observer
 from falseneg.train.observers.embedding_map import EmbeddingMap
 from falseneg.train.observers.flagged_pairs import FlaggedPairs
 from falseneg.train.observers.per_sample import PerSample
+from falseneg.train.observers.retrieval import RetrievalAccuracy
 from falseneg.train.observers.step_figures import StepFigures
 from falseneg.train.plan import labels_on
 from falseneg.train.session import Session
@@ -21,6 +22,7 @@ def observers_of(session: Session) -> list[Observer]:
         StepFigures(labels),
         FlaggedPairs(session.folder, labels, session.plan.train, session.clock.steps_per_epoch, session.run.seed),
         Accuracy(),
+        RetrievalAccuracy(),
         PerSample(),
         EmbeddingMap(),
     ]
