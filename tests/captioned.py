@@ -3,47 +3,45 @@
 import torch
 
 import falseneg as fn
-from falseneg.data import Digits, Subset
+from falseneg.data import Augmentation, Digits, Subset
+from falseneg.train import AdamW, Run
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 class CaptionedDigits(Subset):
-    """Every digit with a caption of its own, and one that all of its class share."""
+    """Each digit has a caption that all of its class share, and two of its own, unless it is to have one only."""
 
-    captioned = True
-
-    def __init__(self, split="train", images=None, own=True):
-        digits = Digits(split)
-        super().__init__(digits, range(len(digits) if images is None else images))
-        self.captioned, self.own = True, own
+    def __init__(self, split="train", images=96, one=False):
+        super().__init__(Digits(split), range(images))
+        self.captioned, self.one = True, one
 
     def captions(self, row):
         word = WORDS[int(self.labels[row])]
-        return (f"{word}, a handwritten digit",) + ((f"picture {row} of the digit {word}",) if self.own else ())
+        several = f"{word}, a handwritten digit", f"picture {row} of the digit {word}", f"{word} number {row}"
+        return several[:1] if self.one else several
 
 
-def towers(**options):
-    torch.manual_seed(0)
-    encoder = fn.Encoder("resnet10t", image_size=8, arguments={"stem_width": 8, "channels": [8, 16, 16, 16]})
+def two_towers(seed=0, **options):
+    torch.manual_seed(seed)
+    encoder = fn.Encoder("resnet10t", image_size=8, arguments={"stem_width": 8, "channels": [8, 8, 16, 16]})
     return fn.CLIP(encoder, fn.TextEncoder(width=16, layers=1, heads=2, context_length=12), dim=16, **options)
 
 
-def run(**options):
-    given = {"augmentation": fn_augmentation(), "temperature": fn.LearnedTemperature(), "batch_size": 64, "epochs": 1}
-    given |= {"data": CaptionedDigits(images=300), "test": CaptionedDigits("test", images=100), "workers": 0}
-    if "method" not in options:
-        given["method"] = towers()
-    return fn_run(**(given | options))
-
-
-def fn_augmentation():
-    from falseneg.data import Augmentation
-
-    return Augmentation(size=8, crop_scale=(0.6, 1.0), flip=0.0, jitter=0.0, grayscale=0.0, blur=0.0)
-
-
-def fn_run(**options):
-    from falseneg.train.run import Run
-
-    return Run(**options)
+def pair_run(seed=0, **options):
+    """A run of a second or two: 96 digits, 3 batches an epoch."""
+    parts = {
+        "data": CaptionedDigits(),
+        "method": options.pop("method", None) or two_towers(seed),
+        "temperature": fn.LearnedTemperature(),
+        "augmentation": Augmentation(crop_scale=(0.6, 1.0), flip=0.0, jitter=0.0, grayscale=0.0),
+        "optimiser": AdamW(3e-3),
+        "test": CaptionedDigits("test", 60),
+        "epochs": 3,
+        "batch_size": 32,
+        "workers": 0,
+        "log_every": 2,
+        "deterministic": True,
+        "seed": seed,
+    }
+    return Run(**{**parts, **options})

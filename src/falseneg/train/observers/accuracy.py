@@ -36,7 +36,8 @@ class Accuracy(Observer):
 
     def end_epoch(self, session: Session, epoch: int) -> Figures:
         clock, every = session.clock, session.plan.evaluate_every
-        if not due(every, clock.step - clock.steps_per_epoch, clock) or session.metrics is None:
+        wanted = session.plan.test is not None and session.metrics is not None
+        if not (wanted and due(every, clock.step - clock.steps_per_epoch, clock)):
             return {}
         split = _split(session)
         if clock.step == clock.total_steps:
