@@ -10,15 +10,17 @@ from typing import Any
 
 from falseneg.compare.summary import BASELINE, Summary, summarise
 from falseneg.compare.tasks import Task
-from falseneg.evaluation import MEASURES
+from falseneg.evaluation import EVALUATIONS, PAIR_EVALUATIONS
 from falseneg.files import write_bytes
 from falseneg.train.metrics import read_metrics
 
 OF_THE_END = (
-    *(key for each in MEASURES for key in each.keys),
+    *(key for each in EVALUATIONS for key in each.keys),
     "test_images",
     *("seconds", "seconds_per_epoch", "peak_memory_mib"),
 )
+OF_PAIRS = tuple(key for each in PAIR_EVALUATIONS for key in each.keys)
+"""Only in the records of two towers."""
 OF_THE_LAST_EPOCH = ("precision", "recall", "f1", "share_flagged", "chance")
 RESULTS = "results.json"
 SUMMARY = "summary.json"
@@ -53,6 +55,7 @@ def _record(task: Task, epochs: Sequence[Mapping[str, Any]], goal: float | None)
         "variant": task.variant,
         "seed": task.seed,
         **{key: final.get(key) for key in OF_THE_END},
+        **{key: final[key] for key in OF_PAIRS if key in final},
         **{key: epochs[-1].get(key) if epochs else None for key in OF_THE_LAST_EPOCH},
         "epochs": len(epochs),
         "epochs_to_baseline": None if reached is None else epochs[reached]["epoch"],

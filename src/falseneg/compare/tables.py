@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from falseneg.compare.differences import Difference, GapClosed
-from falseneg.compare.summary import ACCURACIES, BASELINE, Figure, Summary, VariantSummary
-from falseneg.evaluation import MEASURES
+from falseneg.compare.summary import BASELINE, Figure, Summary, VariantSummary
+from falseneg.evaluation import EVALUATIONS, MEASURES, PAIR_EVALUATIONS
 
 NAMES = {each.key: each.short for each in MEASURES}
 """What the accuracies are called."""
@@ -48,7 +48,7 @@ class Table:
 def tables(summary: Summary) -> tuple[Table, ...]:
     """Verdict, accuracy, gap closed (of the methods only), detection and cost, with a row for each variant."""
     compared = [variant for variant in summary.variants if variant.name != BASELINE]
-    primary = NAMES[summary.primary]
+    primary, measured = NAMES[summary.primary], measured_in(summary)
     return (
         Table(
             "Verdict",
@@ -60,15 +60,15 @@ def tables(summary: Summary) -> tuple[Table, ...]:
         _table(
             "Accuracy",
             "Per cent of the test images, at the last epoch: mean ± sample standard deviation over the seeds.",
-            [(name, key, _points) for key, name in NAMES.items()],
+            [(NAMES[key], key, _points) for key in measured],
             summary,
         ),
         Table(
             "Gap closed",
             "(variant − none) / (oracle of the same strategy − none) in per cent, with its 95% interval; not known where "
             "the interval would be wider than 100; blank where the oracle is not clearly above none.",
-            ("variant", *NAMES.values()),
-            tuple(_gap_row(variant) for variant in compared if not variant.oracle),
+            ("variant", *(NAMES[key] for key in measured)),
+            tuple(_gap_row(variant, measured) for variant in compared if not variant.oracle),
         ),
         _table(
             "Detection",
@@ -145,8 +145,15 @@ def write_figure(figure: Figure, write: Write) -> str:
     return text if figure.defined == figure.seeds else f"{text} ({figure.defined} of {figure.seeds})"
 
 
-def _gap_row(variant: VariantSummary) -> tuple[str, ...]:
-    return (variant.name, *(_gap(variant.gap_closed.get(key)) for key in ACCURACIES))
+def measured_in(summary: Summary) -> tuple[str, ...]:
+    """The accuracies to show: those of features, and those of pairs; of either kind all, if any variant has one of them."""
+    kinds = [tuple(each.key for each in kind) for kind in (EVALUATIONS, PAIR_EVALUATIONS)]
+    found = [kind for kind in kinds if any(v.figures[key].mean is not None for v in summary.variants for key in kind)]
+    return tuple(key for kind in found or kinds[:1] for key in kind)
+
+
+def _gap_row(variant: VariantSummary, measured: Sequence[str]) -> tuple[str, ...]:
+    return (variant.name, *(_gap(variant.gap_closed.get(key)) for key in measured))
 
 
 def _gap(gap: GapClosed | None) -> str:
