@@ -192,5 +192,5 @@ def test_embeddings_that_are_all_equal(monkeypatch):
 
 
 def test_more_clusters_than_points():
-    with pytest.raises(fn.UserError, match="13 clusters are wanted of 12 images"):
+    with pytest.raises(fn.UserError, match="12 images cannot form 13 clusters"):
         spherical_k_means(points_of(12, 4), 13, seed=0)

@@ -187,7 +187,7 @@ def test_state_for_each_image_in_a_loop_of_ones_own():
         criterion(*views(0), sample=sample + 18)
     with pytest.raises(fn.UserError, match="sample holds -1, but"):
         criterion(*views(0), sample=sample - 13)
-    with pytest.raises(fn.UserError, match="give images, too"):
+    with pytest.raises(fn.UserError, match="give images as well"):
         fn.ContrastiveLoss(fn.GlobalThreshold(), classes=4)
 
 

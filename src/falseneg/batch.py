@@ -54,7 +54,7 @@ class Embeddings:
     """What a method makes of a `Batch`: unit rows by name, item by item, so that pieces of a batch can be put together.
 
     Attributes:
-        index: (B,) int64 data-set rows; −1 for an item that is no other's repetition.
+        index: (B,) int64 data-set rows; −1 for an item that repeats no other.
         rows: (B, …, D) unit rows by name. The names are the method's own: "image" are the embedded views of that stream.
     """
 

@@ -63,7 +63,7 @@ def check_support(support: Sequence[Tensor] | Tensor, images: Tensor, owner: str
     """Refuse support views that are not of these images, (B, D).
 
     Raises:
-        UserError: there are none, or they are of another shape, of no floating-point type or on another device.
+        UserError: there are none, or they are of another shape, not of a floating-point type or on another device.
     """
     views = list(support) if not isinstance(support, Tensor) or support.ndim else [support]
     fit = all(
@@ -86,7 +86,7 @@ def check_sample(sample: Tensor, images: Tensor, owner: str) -> None:
     """Refuse what does not say for each of these (B, D) rows which image it shows.
 
     Raises:
-        UserError: it is of another length, of no type of whole numbers or on another device.
+        UserError: it is of another length, not of an integer type or on another device.
     """
     whole = isinstance(sample, Tensor) and not (
         sample.is_floating_point() or sample.is_complex() or sample.dtype == torch.bool
@@ -106,7 +106,7 @@ def _described(given: object) -> str:
 
 
 def check_rows(sample: Tensor, images: int, owner: str) -> None:
-    """Refuse rows that the data set has not: some of them would be taken for others.
+    """Refuse rows that the data set does not have: some would be mistaken for others.
 
     Raises:
         UserError: a row is negative, or too large.

@@ -59,7 +59,9 @@ def spherical_k_means(
         UserError: there are more clusters than points.
     """
     if clusters > len(points):
-        raise UserError(f"{clusters} clusters are wanted of {len(points)} images; give at most one for each image")
+        raise UserError(
+            f"{len(points)} images cannot form {clusters} clusters; ask for at most one cluster for each image"
+        )
     draws = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(points), generator=draws)
     first = points[drawn[:clusters].to(points.device)].float()
@@ -223,6 +225,6 @@ def check_points(points: Tensor) -> None:
         distance = max(distance, float((piece - at_least_float32(points[:1])).abs().max()))
     if distance < 1e-6:
         raise UserError(
-            f"the embeddings of all {len(points)} images are equal, so that there is nothing to cluster; look whether "
+            f"the embeddings of all {len(points)} images are equal, so that there is nothing to cluster; check that "
             "the images differ, and lower the learning rate if the encoder has collapsed"
         )

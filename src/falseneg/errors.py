@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Something that the user can mend: the message says what was given, what is allowed and what to do."""
+    """Something that the user can fix: the message says what was given, what is allowed and what to do."""

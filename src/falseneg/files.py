@@ -111,7 +111,7 @@ def _let_go() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
 
-WHAT_TO_DO = "make room or choose another folder; what was there before is untouched"
+WHAT_TO_DO = "free some space or choose another folder; what was there before is untouched"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -117,7 +117,7 @@ class DropInLoss(nn.Module):
         if rows is not None:
             self.criterion.prepare(Facts(rows, negatives=negatives, classes=classes, contrasts=contrasts))
         elif classes is not None:
-            raise UserError(f"{owner}: classes says how many kinds there are among the {items}; give {items}, too")
+            raise UserError(f"{owner}: classes says how many kinds there are among the {items}; give {items} as well")
         elif keeping := [part for part in self.modules() if isinstance(part, _KEPT_FOR_EACH_IMAGE)]:
             raise UserError(
                 f"{owner}: {type(keeping[0]).__name__} keeps something for each {self.item}; give {items}, the number of "
@@ -214,13 +214,13 @@ class ContrastiveLoss(DropInLoss):
         Args:
             views: two or more (B, D), row b of each showing image b; of any length, normalised here.
             sample: (B,) whole numbers, the data-set rows of the images, so that repetitions are never negatives of each
-                other; −1 for an image that is no other's repetition; None if every row is another image.
+                other; −1 for an image that repeats no other; None if every row is another image.
             support: S times (B, D), as a list or (S, B, D), further views that only help to detect (FNC).
             clock: where training stands, for parts with a schedule.
 
         Raises:
-            UserError: fewer than two views; views, ``support`` or ``sample`` of another shape, type or device than these
-                lines say; a single image, on one process; no ``sample`` where state is kept for each image, or one beyond
+            UserError: fewer than two views; views, ``support`` or ``sample`` of another shape, type or device than
+                described here; a single image, on one process; no ``sample`` where state is kept for each image, or one beyond
                 the data set; no ``support`` where the detector looks at it; so few images that a `SupportSet` flags all
                 negatives of all of them, which would leave nothing to learn from.
         """

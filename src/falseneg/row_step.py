@@ -16,7 +16,7 @@ from falseneg.errors import UserError
 
 @dataclass(frozen=True)
 class RowStep(ABC):
-    """One step down the gradient, for many rows at once, each with a state of its own.
+    """One step down the gradient, for many rows at once, each with its own state.
 
     Args:
         learning_rate: above 0.

@@ -1,6 +1,6 @@
 """Which negatives are suspected to be false: a closed set of small rules that any tile of the matrix evaluates itself.
 
-A rule is frozen data without gradient. It may say True about a pair that is no negative: the statistics mask those.
+A rule is frozen data without gradient. It may say True about a pair that is not a negative: the statistics mask those.
 Letters: N anchors, M candidates, R clusterings, K listed pairs; a tile has r rows and c columns.
 """
 

@@ -20,7 +20,7 @@ class Schedule(ABC):
         over: how long it takes: "500 steps", "30 epochs" or "50%" of the training.
 
     Raises:
-        UserError: a value is not finite, or ``over`` is no duration.
+        UserError: a value is not finite, or ``over`` is not a duration.
     """
 
     start: float
@@ -72,7 +72,7 @@ class Stairs(Schedule):
         jumps: how many, at least 1; with 1 it moves all at once.
 
     Raises:
-        UserError: a value is not finite, ``over`` is no duration, or there is no jump.
+        UserError: a value is not finite, ``over`` is not a duration, or there is no jump.
     """
 
     jumps: int = 4

@@ -21,7 +21,7 @@ class Temperature(nn.Module):
     """Gives the temperature of each anchor. Open."""
 
     def prepare(self, facts: Facts) -> None:
-        """Called once before training: make room for what is kept for each sample.
+        """Called once before training: allocate what is kept for each sample.
 
         Raises:
             ValueError: the temperature cannot work with these facts.
@@ -36,7 +36,7 @@ class Temperature(nn.Module):
         return None
 
     def after_backward(self, clock: Clock, scale: float = 1.0) -> None:
-        """Called when the gradients of a step are there, for temperatures with an update of their own.
+        """Called when the gradients of a step are there, for temperatures with their own update.
 
         Args:
             clock: where training stands.
@@ -147,12 +147,12 @@ class LearnedTemperature(Temperature):
 
 
 class IndividualTemperature(Temperature):
-    """A temperature for each sample, learned by steps of its own: iSogCLR (Qiu et al. 2023, arXiv 2305.11965).
+    """A temperature for each sample, learned by its own steps: iSogCLR (Qiu et al. 2023, arXiv 2305.11965).
 
     What is minimised comes from the objective: `GlobalContrastive` with ``rho``. The gradient of a sample is the mean
     over its anchors (its views, on whatever rank) of the gradients of their own losses, not divided by the batch size.
     That mean is clipped, followed by one step, and the result is brought back within the bounds. A gradient that is
-    not finite is passed over.
+    not finite is skipped.
 
     The defaults are the authors' for images alone: a rate of .001, a clip at 3, a start at .07, and .9 as the weight of
     the *new* gradient in its running mean, which is a momentum of .1 in the words of `GradientStep`. For two towers

@@ -152,4 +152,4 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("falseneg.cli.compare.run_tasks", interrupted)
     monkeypatch.setattr("falseneg.cli.compare.warm_up", lambda *_: None)
     assert main(["compare", "--variants", "none", "--seeds", "0", *SMALL, "--out", str(tmp_path / "cmp")]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues it" in capsys.readouterr().err

@@ -81,7 +81,7 @@ def recipe(request, tmp_path, monkeypatch):
     images = MadeUp(count, classes)
     facts = Circumstances(count, side, gpu=False, cores=2)
     for room in ("falseneg.cli.compare", "falseneg.cli.configuration"):
-        monkeypatch.setattr(f"{room}.look", lambda *_: (facts, images))
+        monkeypatch.setattr(f"{room}.open_data", lambda *_: (facts, images))
     parser = run_parser("compare", "")
     for option, details in compare.OPTIONS.items():
         parser.add_argument(f"--{option}", **details)
@@ -98,7 +98,7 @@ def test_each_builds_and_every_part_can_work_with_its_data(recipe, monkeypatch):
         options["variants"] = {"alone": {}}
         own = {"alone": {}}
     settings = run_settings(parser, options)
-    comparison = compare._comparison(options, own, settings, compare.look(settings, 1), 1)
+    comparison = compare._comparison(options, own, settings, compare.open_data(settings, 1), 1)
     assert list(comparison.variants) == list(options["variants"])
     assert len({str(configuration) for configuration in comparison.variants.values()}) == len(options["variants"])
     assert len(built) == len(comparison.variants)

@@ -145,5 +145,5 @@ def test_missing_list(tmp_path):
 
 @pytest.mark.parametrize("path", ["/dev/zero", "."])
 def test_a_list_that_is_no_file_is_not_read(path):
-    with pytest.raises(UserError, match="is no file: give a text, CSV or TSV file"):
+    with pytest.raises(UserError, match="is not a file: give a text, CSV or TSV file"):
         FileList(path)

@@ -137,7 +137,7 @@ def test_nothing_is_fetched_unless_it_is_asked_for(monkeypatch):
     with pytest.raises(UserError, match="cannot load nobody/nothing .*--data.download true"):
         HuggingFace("nobody/nothing")
     assert not asked and datasets.config.HF_HUB_OFFLINE is False
-    with pytest.raises(UserError, match="cannot load nobody/nothing .*look at the name and the network"):
+    with pytest.raises(UserError, match="cannot load nobody/nothing .*check the name and the network"):
         HuggingFace("nobody/nothing", download=True)
     assert asked
 

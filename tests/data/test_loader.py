@@ -391,5 +391,5 @@ def test_full_shared_memory_is_one_sentence_and_no_endless_wait(digits, monkeypa
         raise RuntimeError("unable to write to file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\) is full"):
+    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\), through which .* is full: enlarge it"):
         list(view_loader(made(digits, RICH), EpochSampler(30, 10), workers=1))

@@ -68,14 +68,14 @@ def test_cifar100_has_fine_labels(cifar_root):
 
 
 @pytest.mark.parametrize("build", [Cifar10, Cifar100, lambda root: Torchvision("STL10", root)])
-def test_missing_set_names_the_flag_and_fetches_nothing(tmp_path, monkeypatch, build):
+def test_missing_set_names_the_flag_and_downloads_nothing(tmp_path, monkeypatch, build):
     import urllib.request
 
     def refuse(*_, **__):
         pytest.fail("went to the network without being asked")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    with pytest.raises(UserError, match=r"is not in .*, or fetch it with --data\.download true$") as caught:
+    with pytest.raises(UserError, match=r"is not in .*, or download it with --data\.download true$") as caught:
         build(str(tmp_path / "data"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "data").exists()
@@ -95,7 +95,7 @@ def test_download_that_fails_is_one_sentence(tmp_path, monkeypatch):
 
 def test_damaged_set_counts_as_missing(cifar_root):
     (cifar_root / "cifar-10-batches-py/data_batch_3").write_bytes(b"")
-    with pytest.raises(UserError, match="or not whole"):
+    with pytest.raises(UserError, match="or is incomplete"):
         Cifar10(str(cifar_root))
 
 

@@ -120,5 +120,5 @@ def test_bad_options_are_answered_with_one_sentence(make, sentence, tmp_path):
 
 def test_an_array_of_objects_is_refused(tmp_path):
     np.save(tmp_path / "guide.npy", np.array([{}, None], dtype=object), allow_pickle=True)
-    with pytest.raises(fn.UserError, match="no array of numbers"):
+    with pytest.raises(fn.UserError, match="not an array of numbers"):
         fn.RelativeToPositive(0.1, guide=tmp_path / "guide.npy")

@@ -155,5 +155,5 @@ def test_full_shared_memory_is_one_sentence(monkeypatch):
         raise RuntimeError("unable to write to file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\) is full"):
+    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\), through which .* is full: enlarge it"):
         extract_features(Probe(), Squares([0, 1] * 5), 8, batch_size=4, workers=1)

@@ -242,7 +242,7 @@ def test_encoders(refused, tmp_path):
             [*refused.start, "--init-from", own],
         ]
     words = (
-        ["no safetensors file"] * 4
+        ["not a safetensors file"] * 4
         + ["safetensors describes an encoder that is far larger than its"] * 3
         + ["cannot be built"]
     )

@@ -318,7 +318,7 @@ def test_fnc_as_released_with_a_memory():
 
 
 def test_the_released_form_has_no_further_support_views():
-    with pytest.raises(fn.UserError, match="support_from_views needs the keys of all views; give symmetric true"):
+    with pytest.raises(fn.UserError, match="support_from_views needs the keys of all views; set symmetric to true"):
         moco(support_from_views=True)
     method = moco(support_from_views=True, symmetric=True)
     with pytest.raises(fn.UserError, match="support_from_views makes the main views the support set"):

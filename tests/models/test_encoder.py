@@ -107,7 +107,7 @@ def test_weights_of_timm(tmp_path, suffix):
         ({"image_size": 0}, "at least 1"),
         ({"name": "mobilenetv3_small_050", "small_stem": True}, "for ResNets"),
         ({"arguments": {"chanels": [8]}}, "chanels"),
-        ({"arguments": {"checkpoint_path": "x"}}, "use weights"),
+        ({"arguments": {"checkpoint_path": "x"}}, "to start from weights, give weights"),
         ({"mean": (1.0, 2.0)}, "three numbers"),
         ({"std": (1.0, 0.0, 1.0)}, "above 0"),
         ({"weights": "nowhere.pth"}, "no file nowhere.pth"),
@@ -124,7 +124,7 @@ def test_pretrained_weights_without_network(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(fn.UserError, match="could not be had") as error:
+    with pytest.raises(fn.UserError, match="could not be downloaded") as error:
         fn.Encoder("resnet18.a1_in1k", weights="pretrained", arguments={"cache_dir": str(tmp_path)})
     assert "\n" not in str(error.value)
 
@@ -163,9 +163,9 @@ def test_files_run_no_code(tmp_path):
     ("change", "words"),
     [
         ({"name": "local-dir:elsewhere"}, "no model"),
-        ({"arguments": {"pretrained_cfg": {"file": "x"}}}, "not free"),
-        ({"name": 3}, "no encoder that falseneg exported"),
-        ({"mean": "x"}, "no encoder that falseneg exported"),
+        ({"arguments": {"pretrained_cfg": {"file": "x"}}}, "sets itself"),
+        ({"name": 3}, "not an encoder that falseneg exported"),
+        ({"mean": "x"}, "not an encoder that falseneg exported"),
     ],
 )
 def test_metadata_is_not_trusted(tmp_path, change, words):
@@ -187,7 +187,7 @@ def test_truncated_and_foreign_files(tmp_path):
     with pytest.raises(fn.UserError, match="damaged"):
         fn.Encoder.load(tmp_path / "half.safetensors")
     safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(fn.UserError, match="no encoder that falseneg exported"):
+    with pytest.raises(fn.UserError, match="not an encoder that falseneg exported"):
         fn.Encoder.load(tmp_path / "foreign.safetensors")
     with pytest.raises(fn.UserError, match="there is no file"):
         fn.Encoder.load(tmp_path / "nothing.safetensors")

@@ -72,11 +72,11 @@ def test_damaged_and_foreign_files(tmp_path):
         pickle.dumps(Touch(tmp_path / "trap"), protocol=2),
     ):
         path.write_bytes(content)
-        with pytest.raises(fn.UserError, match="damaged or no checkpoint") as error:
+        with pytest.raises(fn.UserError, match="damaged or not a checkpoint") as error:
             load_checkpoint(path)
         assert "\n" not in str(error.value)
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(fn.UserError, match="no checkpoint of falseneg"):
+    with pytest.raises(fn.UserError, match="not a checkpoint of falseneg"):
         load_checkpoint(path)
     torch.save({"falseneg_checkpoint": 99}, path)
     with pytest.raises(fn.UserError, match="format 99"):

@@ -51,7 +51,7 @@ def test_the_second_signal_ends_at_once():
     [
         (MemoryError(), "memory ran out"),
         (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."), "a data-loading process was killed"),
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device.*make room"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device.*free some space"),
     ],
 )
 def test_troubles_of_the_machine_are_one_sentence(error, words):

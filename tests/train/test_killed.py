@@ -84,7 +84,7 @@ def test_full_disk(context, start, tmp_path):
     process.start()
     process.join()
     said = ours.recv()
-    assert "last.pt could not be written (File too large); make room" in said and "\n" not in said
+    assert "last.pt could not be written (File too large); free some space" in said and "\n" not in said
     assert load_checkpoint(folder / "checkpoints" / "last.pt")["step"] == 4
     assert not list(folder.rglob(".*"))
 

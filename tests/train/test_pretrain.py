@@ -157,7 +157,7 @@ def test_out_of_memory_is_one_sentence(tmp_path, error):
         def forward(self, *arguments):
             raise error
 
-    with pytest.raises(fn.UserError, match="memory ran out; lower --batch_size, raise --accumulate"):
+    with pytest.raises(fn.UserError, match="memory ran out; lower the batch size, encode it in more pieces"):
         fit(tiny_run(objective=Hungry()), tmp_path / "run")
 
 

@@ -115,7 +115,7 @@ def waits(monkeypatch, tmp_path):
     return train
 
 
-LOSS = {"train/step.py on_its_way.<locals>.<lambda>": 1}
+LOSS = {"train/step.py start_fetching.<locals>.<lambda>": 1}
 SUPPORT = {"method": lambda: fn.SimCLR(tiny_encoder(), support_views=2), "strategy": lambda: fn.ATTRACT}
 GLOFND = {"detector": lambda: fn.GlobalThreshold(0.1), "strategy": fn.ELIMINATE.renormalised}
 GLOBAL = {"objective": lambda: fn.GlobalContrastive(rho=0.3), "temperature": fn.IndividualTemperature}

@@ -16,7 +16,7 @@ COMMANDS = {
     "pretrain": "train an encoder on images",
     "evaluate": "measure an encoder: nearest neighbours, linear probe, few labels",
     "report": "write the report of a run or a comparison as one HTML file",
-    "export": "write the encoder of a run to a file of its own",
+    "export": "write the encoder of a run to its own file",
     "recipes": "list the recipes that come with the package, or print one",
 }
 INTERRUPTED = 130

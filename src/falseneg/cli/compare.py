@@ -15,7 +15,7 @@ from falseneg.cli.configuration import (
     Configuration,
     build,
     check,
-    look,
+    open_data,
     run_settings,
     settle,
     to_yaml,
@@ -43,8 +43,8 @@ from falseneg.train.run import INCIDENTAL
 
 ABOUT = (
     "Train variants that differ only in how they treat false negatives, with several seeds, and compare them. Without "
-    "options it compares none, FNC, IFND, GloFND and the true labels on handwritten digits in a few minutes. Stopped, it goes on where "
-    "it was when the same command is given again."
+    "options it compares none, FNC, IFND, GloFND and the true labels on handwritten digits in a few minutes. If it is stopped, "
+    "the same command continues where it left off."
 )
 OPTIONS: dict[str, dict[str, Any]] = {
     "out": {"type": Path | None, "metavar": "DIR", "help": "the folder of the comparison (default: compare-DATA)"},
@@ -54,23 +54,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "variants": {
         **{"nargs": "+", "metavar": "NAME"},
-        "help": f"which to compare: of {', '.join(NAMES)} (default: {', '.join(BY_DEFAULT)}), and of those that a "
+        "help": f"what to compare: any of {', '.join(NAMES)} (default: {', '.join(BY_DEFAULT)}), and any variant that a "
         "configuration file describes, where this is a mapping from each name to the options in which it differs",
     },
     "primary": {
         **{"type": str, "default": PRIMARY, "metavar": "ACCURACY"},
-        "help": f"the measure that says what helped: {', '.join(ACCURACIES)}. It is fixed with the first run; the others are "
-        f"shown (default: {PRIMARY})",
+        "help": f"the measure that decides what helped: {', '.join(ACCURACIES)}. It is fixed by the first run; the others "
+        f"are only shown (default: {PRIMARY})",
     },
     "minutes": {
         "type": float | None,
-        "help": "about how long all runs should take together: sets --epochs for it, from a few images of each variant",
+        "help": "about how long all runs together should take: sets --epochs to match, by trying a few images with each variant",
     },
     "jobs": {"type": int | None, "help": "runs at a time (default: one for each core, at most 4; one on a GPU)"},
 }
 MOST_JOBS = 4
 EVALUATE_EVERY = "5%"
-"""Of the training: how often accuracy is measured on the way where nothing is said."""
+"""Of the training: how often accuracy is measured during it by default."""
 SOME_FAILED = 1
 PRELOAD = (
     *("falseneg.cli.compare", "falseneg.train.pretrain", "timm", "lightning_fabric", "torchvision.transforms.v2"),
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
     begun = read_comparison(folder)
     if options["minutes"] is not None and begun is not None:  # it was settled when the comparison began
         settings["epochs"] = begun.base["epochs"]
-    facts, images = look(settings, threads)
+    facts, images = open_data(settings, threads)
     comparison = _comparison(options, own, settings, (facts, images), threads)
     if begun is None:
         _report_on(images, settings)
@@ -124,7 +124,7 @@ def train(configuration: Mapping[str, Any], folder: Path, resume: bool, classes:
     Args:
         configuration: of the run.
         folder: of the run.
-        resume: go on from its last checkpoint.
+        resume: continue from its last checkpoint.
         classes: import paths outside falseneg that the user has named.
     """
     from falseneg.train import fit
@@ -241,7 +241,7 @@ def _configured(
     """
     try:
         configuration = check(settings)
-        facts, images = there or look(configuration, threads)
+        facts, images = there or open_data(configuration, threads)
         configuration = settle(configuration, facts)
         build({**configuration, "test": None}, images).check()
     except UserError as error:
@@ -267,7 +267,7 @@ def _train(tasks: list[Task], folder: Path, jobs: int, threads: int) -> None:
         with display(tasks, jobs) as shown:
             run_tasks(tasks, partial(train, classes=trusted()), jobs, threads, shown.update)
     except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on where it was (in {folder})", file=sys.stderr)
+        print(f"\nstopped; the same command continues it (in {folder})", file=sys.stderr)
         raise
 
 

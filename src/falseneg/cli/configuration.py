@@ -55,11 +55,11 @@ def resolve(configuration: Mapping[str, Any], cores: int | None = None) -> tuple
         configuration: of a run.
         cores: for this run; None for all that this process may use.
     """
-    facts, images = look(configuration, cores)
+    facts, images = open_data(configuration, cores)
     return settle(configuration, facts), images
 
 
-def look(configuration: Mapping[str, Any], cores: int | None = None) -> tuple[Circumstances, ImageSet]:
+def open_data(configuration: Mapping[str, Any], cores: int | None = None) -> tuple[Circumstances, ImageSet]:
     """What open settings depend on, and the data; the arguments are those of `resolve`."""
     images = as_image_set(_part("data", configuration["data"]))
     return circumstances(configuration, images, cores), images
@@ -74,7 +74,7 @@ def settle(configuration: Mapping[str, Any], facts: Circumstances) -> Configurat
     """The configuration with every open setting filled in, the learning rate and a named strategy included.
 
     Raises:
-        UserError: an option is null that cannot be, or outside its range.
+        UserError: an option that cannot be null is null, or outside its range.
     """
     _refuse_null("the configuration", Run, configuration)
     result = complete(configuration, facts)
@@ -90,7 +90,7 @@ def with_weights(configuration: Mapping[str, Any]) -> Configuration:
     """The configuration with a strategy's numbers instead of its name.
 
     Raises:
-        UserError: an option is null that cannot be, or a number is outside its range.
+        UserError: an option that cannot be null is null, or a number is outside its range.
     """
     _refuse_null("the configuration", Run, configuration)
     named = configuration["strategy"]
@@ -152,7 +152,7 @@ def instantiated(parser: Parser, namespace: Namespace) -> Namespace:
         raise
     except ValueError as error:
         raise UserError(str(error)) from error
-    except TypeError as error:  # dict_kwargs go past the parser, and so does what is no group of options
+    except TypeError as error:  # dict_kwargs go past the parser, and so does what is not a group of options
         if "must be a mapping" in str(error):
             given = str(error).rsplit("not ", 1)[-1].replace("NoneType", "null")
             raise UserError(
@@ -161,9 +161,7 @@ def instantiated(parser: Parser, namespace: Namespace) -> Namespace:
             ) from error
         if "unexpected keyword argument" not in str(error):
             raise
-        raise UserError(
-            f"a class in the configuration takes no such option: {error}; look at its dict_kwargs"
-        ) from error
+        raise UserError(f"a class in the configuration takes no such option: {error}; check its dict_kwargs") from error
 
 
 def _with_text(value: Any) -> Any:

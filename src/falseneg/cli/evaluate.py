@@ -25,7 +25,7 @@ from falseneg.train.run import Run
 ABOUT = (
     "Measure an encoder on frozen features: weighted nearest neighbours (k = 20), a linear probe, and logistic regression on "
     "a few labelled images of each class (mean over draws). Classifiers learn from --data and are measured on --test, else on "
-    "the data set's own test split, else on --holdout. Of a run, all these are the run's own unless given anew."
+    "the data set's own test split, else on --holdout. For a run, these default to the run's own."
 )
 OPTIONS = (
     "data",
@@ -41,7 +41,7 @@ OPTIONS = (
 USUAL_SIZE = 224
 FURTHER: dict[str, dict[str, Any]] = {
     "encoder": {"metavar": "RUN_OR_ENCODER", "help": "the folder of a run, or an encoder.safetensors"},
-    "--out": {"metavar": "FILE", "help": "where the figures go (default: beside the encoder, as JSON)"},
+    "--out": {"metavar": "FILE", "help": "the JSON file to write the figures to (default: next to the encoder)"},
 }
 
 
@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
         accuracy, sd = figures[each.key], figures.get(f"{each.key}_sd")
         spread = "" if sd is None else f" ± {sd:.1%}"
         print(f"{each.title:<20}" + ("not measurable" if accuracy is None else f"{accuracy:.1%}{spread}"))
-    print(f"learnt from {figures['images']:,} images, measured on {figures['test_images']:,}; written to {out}")
+    print(f"learned from {figures['images']:,} images, measured on {figures['test_images']:,}; written to {out}")
     return 0
 
 

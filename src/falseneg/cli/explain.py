@@ -93,7 +93,7 @@ def _what(rest: str, keys: list[str], class_path: str, owner: type, options: lis
         return _no_part(keys, match[1].split("."), holder)
     if match := re.match(r"the following arguments are required: (.+)", rest):
         missing = ", ".join(_option([*keys, key.strip()]) for key in match[1].split(","))
-        return f"{option + ' ' + class_path.rsplit('.', 1)[-1] if class_path else 'this command'} needs {missing}; --help tells more"
+        return f"{option + ' ' + class_path.rsplit('.', 1)[-1] if class_path else 'this command'} needs {missing}; see --help"
     if match := re.match(r"unrecognized arguments: (\S+)", rest):
         return _no_option(match[1].split("=")[0], options)
     if match := re.match(r"argument (\S+): expected (.+)", rest):
@@ -110,7 +110,7 @@ def _what(rest: str, keys: list[str], class_path: str, owner: type, options: lis
 def _no_class(given: str, rest: str, option: str, names: list[str]) -> str:
     base = given.rsplit(".", 1)[-1]
     if option == "--data" and (meant := _source_at(Path(given))) is not None:
-        return f"--data takes a kind of data set, and {given} is where one lies; give {meant}"
+        return f"--data takes a kind of data set, but {given} is a path; give {meant}"
     if given.lower() in _PAPERS and _PAPERS[given.lower()][0] in names:
         detector, variant = _PAPERS[given.lower()]
         return (
@@ -153,7 +153,7 @@ def _no_option(given: str, options: list[str]) -> str:
     head, _, tail = given.replace("_", "-").partition(".")
     heads = {option.partition(".")[0] for option in options}
     whole = did_you_mean(given, options) if head in heads or not tail else ""
-    return f"there is no option {given}{whole or did_you_mean(head, heads)}; --help lists all"
+    return f"there is no option {given}{whole or did_you_mean(head, heads)}; --help lists them all"
 
 
 def _bad_value(rest: str, option: str) -> str:

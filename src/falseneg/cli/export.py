@@ -1,4 +1,4 @@
-"""``falseneg export``: the encoder of a run as a file of its own."""
+"""``falseneg export``: the encoder of a run as its own file."""
 
 from __future__ import annotations
 

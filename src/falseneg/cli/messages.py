@@ -24,7 +24,7 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         where = f" at {error.filename}" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"the disk is full{where}; free some space, then go on where it stopped with --resume"
+            return f"the disk is full{where}; free some space, then continue with --resume"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return f"no permission to write or read{where}; choose another folder, or change its permissions"
         if error.filename is not None and error.errno != errno.ENOENT:  # what is missing is looked for before: a bug
@@ -47,7 +47,7 @@ class SmallParser(argparse.ArgumentParser):
         options = [name for action in self._actions for name in action.option_strings]
         if match := re.match(r"unrecognized arguments: (\S+)", message):
             message = f"there is no option {match[1]}{did_you_mean(match[1], options)}"
-        raise UserError(f"{message}; {self.prog} --help tells more")
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -71,7 +71,7 @@ class Parser(ArgumentParser):
         return with_what_belongs_to_it(lambda: again(copy.deepcopy(cfg_obj), *rest, **more))
 
     def _named(self, arguments: Sequence[str]) -> Iterator[str]:
-        """What the user names on the command line, and in files of his own."""
+        """What the user names on the command line, and in their own files."""
         yield from named(arguments)
         for path in configuration_files(arguments):
             content = read_yaml(path)
@@ -144,7 +144,7 @@ def _refuse_what_is_no_text(arguments: Sequence[str]) -> None:
     """Options are read and written down as text, which names of files need not be.
 
     Raises:
-        UserError: an argument is no text.
+        UserError: an argument is not text.
     """
     for argument in arguments:
         text = argument.encode("utf-8", "replace").decode()

@@ -17,7 +17,7 @@ from falseneg.errors import UserError
 from falseneg.train.run import INCIDENTAL
 
 ABOUT = (
-    "Train an encoder on images. Settings that are null are chosen to suit the data; all are written to DIR/config.yaml, "
+    "Train an encoder on images. Settings left null are chosen to suit the data; all are written to DIR/config.yaml, "
     "which --config takes to do the same again."
 )
 
@@ -68,7 +68,7 @@ def _stored(parser: Parser, arguments: Sequence[str]) -> tuple[Path, Configurati
     wanted = with_weights(run_settings(parser, options))
     there = run_settings(parser, parser.parse_args(["--trust", *trusted()], stored=stored))
     if options.get("out", folder) != folder:
-        raise UserError(f"--resume continues the run in {folder}; leave --out out, or start a new run with --init-from")
+        raise UserError(f"--resume continues the run in {folder}; leave out --out, or start a new run with --init-from")
     for key in wanted:
         if key not in INCIDENTAL and _contradicts(wanted[key], there[key]):
             raise UserError(
@@ -86,7 +86,7 @@ def _folder_to_resume(arguments: Sequence[str]) -> Path:
         if name in ("--resume", "--out") and (equals or not after.startswith("--")):
             given[name] = value if equals else after
     if not given:
-        raise UserError("--resume needs the folder of the run to continue, behind it or as --out")
+        raise UserError("--resume needs the folder of the run to continue, after it or as --out")
     return Path(given.get("--resume", given.get("--out", "")))
 
 

@@ -46,7 +46,7 @@ def trust(names: Iterable[str]) -> None:
     )
     _trusted.clear()
     _trusted.update(now)
-    # A user's own classes most often lie in the current directory. It is no place to import from otherwise, for it may be a
+    # A user's own classes most often lie in the current directory. It is not a place to import from otherwise, for it may be a
     # stranger's; and last in line, so that no file there stands in for another module.
     if now and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

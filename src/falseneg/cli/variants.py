@@ -47,7 +47,7 @@ def check_known(name: str, every: Sequence[str], known: Mapping[str, Overrides],
         classes: among the labels; None without labels.
     """
     if name not in NAMES:
-        raise UserError(f"there is no variant {name}{did_you_mean(name, every)}; choose of {', '.join(every)}")
+        raise UserError(f"there is no variant {name}{did_you_mean(name, every)}; choose one of {', '.join(every)}")
     if name.startswith("oracle") and not classes:
         raise UserError(f"the variant {name} needs labels, and these images have none; leave it out")
     if name not in known:

@@ -93,7 +93,7 @@ def claimed(comparison: Comparison, folder: Path, free: Iterable[str]) -> Iterat
             _check_same(comparison, earlier, folder, set(free))
             comparison = comparison.joined_with(earlier)
         elif any(path.name != LOCK for path in folder.iterdir()):
-            raise UserError(f"{folder} holds something that is no comparison; choose a new folder with --out")
+            raise UserError(f"{folder} holds something other than a comparison; choose a new folder with --out")
         content: dict[str, Any] = {"base": comparison.base, "variants": comparison.variants}
         content |= {"seeds": comparison.seeds, "primary": comparison.primary}
         write_bytes(folder / ABOUT, yaml.safe_dump(_plain(content), sort_keys=False, allow_unicode=True).encode())

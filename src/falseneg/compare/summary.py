@@ -5,7 +5,7 @@ Differences and their intervals come from one model of all variants and seeds (`
 the primary one, is named before the runs: it alone makes the verdicts, the others are shown.
 
 There are two families of comparisons with the baseline, each with intervals of 95% for all of its members together: the
-methods, which see no labels, and the oracles. An oracle is no candidate: it says how much there is to win, and counting
+methods, which see no labels, and the oracles. An oracle is not a candidate: it shows how much there is to gain, and counting
 it would make the methods' intervals wider. Each family has its own error, for oracles spread much less than methods.
 
 ``summary.json`` is `Summary.to_json`: ``{"primary": ACCURACY, "test_images": NUMBER or null, "variants": [VARIANT, ...]}``

@@ -1,4 +1,4 @@
-"""The runs of a comparison: each in a process of its own, so that memory is measured honestly and a crash stays alone."""
+"""The runs of a comparison: each in its own process, so that memory is measured honestly and a crash ends one run only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATIENCE = 60.0
 """Seconds that a run gets to write its checkpoint and stop."""
 
 Train = Callable[[Mapping[str, Any], Path, bool], object]
-"""Trains a configuration in a folder, anew or (True) from its last checkpoint. Importable by name."""
+"""Trains a configuration in a folder, from the start or (True) from its last checkpoint. Importable by name."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ def warm_up(threads: int, modules: Sequence[str]) -> None:
 
 
 def run_tasks(tasks: Sequence[Task], train: Train, jobs: int, threads: int, show: Callable[[], None]) -> None:
-    """Do what is left to do: finished runs stay, interrupted ones go on from their last checkpoint.
+    """Do what is left to do: finished runs stay, interrupted ones continue from their last checkpoint.
 
     Args:
         tasks: the runs; their states are kept up to date.
@@ -214,7 +214,7 @@ def _conclude(task: Task, process: Any, answer: Connection) -> None:
     if process.exitcode < 0:
         name = signal.Signals(-process.exitcode).name
         message = f"its process was killed by {name}" + (
-            "; memory may be short: lower --jobs" if name == "SIGKILL" else ""
+            "; it may have run out of memory: lower --jobs" if name == "SIGKILL" else ""
         )
     task.error = message or f"it ended with status {process.exitcode} and without a result (see {task.folder / LOG})"
 

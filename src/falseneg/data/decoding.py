@@ -67,7 +67,7 @@ def decode(data: bytes, name: str, reduction: Reduction | None = None) -> Decode
             1/8 of its sides without computing its pixels first. None for not at all.
 
     Raises:
-        UserError: the bytes are no image, are truncated, or claim more than 2^26 pixels.
+        UserError: the bytes are not an image, are truncated, or claim more than 2^26 pixels.
     """
     with _reading(name):
         if not data:
@@ -214,11 +214,11 @@ def eight_bits(values: np.ndarray, name: str) -> np.ndarray:
     floats within 0..255 kept; anything beyond is stretched from its own smallest to its own largest value.
 
     Raises:
-        UserError: there are values that are no numbers.
+        UserError: there are values that are not numbers.
     """
     numbers = values.astype(np.float64)
     if not np.isfinite(numbers).all():
-        raise UserError(f"{name} holds values that are not finite numbers: mend or remove it")
+        raise UserError(f"{name} holds values that are not finite numbers: fix or remove it")
     low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
     if np.issubdtype(values.dtype, np.floating):
         span = (0.0, 1.0) if low >= 0 and high <= 1 else (0.0, 255.0)
@@ -231,7 +231,7 @@ def eight_bits(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def from_any(value: Any, name: str) -> Decoded:
-    """Whatever a data set of the user's own yields as an image: a picture, a tensor or an array.
+    """Whatever a user's own data set yields as an image: a picture, a tensor or an array.
 
     Tensors and arrays are (H, W), (C, H, W) or (H, W, C) with 1, 3 or 4 channels: uint8, uint16, bool, other integers
     within 0..255, or floats within 0..1.

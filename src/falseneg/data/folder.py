@@ -57,11 +57,11 @@ class FileSet(EncodedSet):
 
 
 def _gone(place: str, error: OSError) -> UserError:
-    return UserError(f"{place} cannot be opened ({error.strerror or error}): put it back or leave it out")
+    return UserError(f"{place} cannot be opened ({error.strerror or error}): restore it or leave it out")
 
 
 class Folder(FileSet):
-    """The image files below a folder, however deep; links are followed, hidden files and other files left aside.
+    """The image files below a folder, however deep; links are followed, hidden files and other files are ignored.
 
     If all images lie in sub-folders, and those are at least two, each sub-folder directly below the root is a class,
     in sorted order. Otherwise the images are unlabelled.
@@ -140,12 +140,12 @@ def _images_below(root: Path) -> list[str]:
 
 
 class FileList(FileSet):
-    """Image files that are named in a text, CSV or TSV file, one a line, with a label after it or without.
+    """Image files that are named in a text, CSV or TSV file, one per line, with or without a label after it.
 
     Paths are relative to the folder of the list. In a .csv or .tsv file the first column is the path and the second, or
     the one whose heading is "label", the label: a whole number from 0, or the name of a class. A first line of headings
     is recognised by its first word (path, file, filename, image, ...). In any other file a line is a path, or a path
-    and a label with a tab, a comma or a blank between.
+    and a label with a tab, a comma or a space between.
 
     Args:
         path: the list.
@@ -160,7 +160,7 @@ class FileList(FileSet):
         has_headings = bool(headings) and headings[0] in _HEADERS and not (folder / lines[0][0]).is_file()
         rows = lines[1:] if has_headings else lines
         if not rows:
-            raise UserError(f"{path} names no images: write one path a line")
+            raise UserError(f"{path} names no images: write one path per line")
         names = [row[0].strip() for row in rows]
         for name in names:
             if not os.path.isfile(os.path.join(folder, name)):
@@ -175,7 +175,7 @@ class FileList(FileSet):
 def _read_lines(listing: Path, folder: Path) -> list[list[str]]:
     """The cells of each line that is not blank."""
     if listing.exists() and not listing.is_file():  # a device may have no end
-        raise UserError(f"{listing} is no file: give a text, CSV or TSV file of image paths")
+        raise UserError(f"{listing} is not a file: give a text, CSV or TSV file of image paths")
     try:
         text = listing.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -31,7 +31,7 @@ class HuggingFace(EncodedSet):
         label: the column of the labels, whole numbers from 0 or names; null for no labels. Where no column has the default
             name, the only column of classes is taken, and without one the images are unlabelled.
         configuration: the configuration of the set, for sets of the Hub that have several.
-        download: fetch a set of the Hub if it is not in the library's cache; nothing is fetched otherwise.
+        download: download a set of the Hub if it is not in the library's cache; otherwise nothing is downloaded.
 
     Raises:
         UserError: the library is missing, the set cannot be loaded, or it has no such split or columns.
@@ -75,7 +75,7 @@ class HuggingFace(EncodedSet):
         try:
             return Path(file).read_bytes()
         except OSError as error:
-            raise UserError(f"{file} cannot be opened ({error.strerror or error}): put it back") from error
+            raise UserError(f"{file} cannot be opened ({error.strerror or error}): restore it") from error
 
     def describe(self, row: int) -> str:
         _, file = self._stored(row)
@@ -114,19 +114,19 @@ def _loaded(path: str, configuration: str | None, download: bool) -> Mapping[str
         if local and any((folder / name).is_file() for name in _SAVED):
             found: Any = datasets.load_from_disk(str(folder))
         else:
-            with contextlib.nullcontext() if download else _nothing_fetched():
+            with contextlib.nullcontext() if download else _nothing_downloaded():
                 found = datasets.load_dataset(str(folder) if local else path, configuration)
     except Exception as error:  # whatever its builders raise, and it is the data's or the network's fault
         reason = " ".join(str(error.__cause__ or error).split()).rstrip(".") or type(error).__name__
-        hint = "give a whole data set" if local else "look at the name and the network"
+        hint = "give a whole data set" if local else "check the name and the network"
         if not local and not download:
-            hint = "give the folder that holds it, or fetch it from the Hub with --data.download true"
+            hint = "give the folder that holds it, or download it from the Hub with --data.download true"
         raise UserError(f"datasets cannot load {path} ({reason}): {hint}") from error
     return found if isinstance(found, Mapping) else {str(found.split or _TRAIN): found}
 
 
 @contextlib.contextmanager
-def _nothing_fetched() -> Iterator[None]:
+def _nothing_downloaded() -> Iterator[None]:
     """The library's offline mode, which it only reads from the environment when it is imported."""
     import datasets.config
 

@@ -19,7 +19,7 @@ _MOST_DIGITS = 100  # a text of more digits is a name; Python refuses to read a 
 
 
 class ImageSet(Dataset[tuple[Tensor, int, int]]):
-    """Images by row. A row is the same image for ever: per-image state is kept by row.
+    """Images by row. A row is always the same image: per-image state is kept by row.
 
     Open: give `__len__` and `image`. Labels never reach the training images: they serve the oracle, and measuring.
 
@@ -104,7 +104,7 @@ class EncodedSet(ImageSet):
 
     def reduced(self, row: int, reduction: Reduction) -> Tensor:
         if (type(self).load, type(self).image) != (EncodedSet.load, EncodedSet.image):
-            return self.image(row)  # a set of the user's own that does something else with its images
+            return self.image(row)  # a user's own set that does something else with its images
         return decode(self.encoded(row), self.place(row), reduction).image
 
 
@@ -136,7 +136,7 @@ class PixelSet(ImageSet):
 
 
 class Subset(ImageSet):
-    """Some rows of a set, numbered anew from 0.
+    """Some rows of a set, renumbered from 0.
 
     Args:
         image_set: the set.

@@ -1,4 +1,4 @@
-"""A look at every image before training: what cannot be read, what is converted, what is there twice."""
+"""A look at every image before training: what cannot be read, what is converted, what is stored twice."""
 
 from __future__ import annotations
 

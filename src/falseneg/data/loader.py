@@ -28,8 +28,8 @@ _DEAD_WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", r
 
 
 _FULL = (
-    "shared memory (/dev/shm) is full, through which data-loading processes hand over their batches: give it more room "
-    "(docker run --shm-size 8g), or use fewer --workers, smaller views or a smaller batch"
+    "shared memory (/dev/shm), through which data-loading processes pass their batches, is full: enlarge it "
+    "(docker run --shm-size 8g), or use fewer workers (--workers), smaller views or a smaller batch"
 )
 
 
@@ -136,7 +136,7 @@ class ViewSet(Dataset[ViewSample]):
         yield group
 
     def _reduction(self, height: int, width: int) -> int:
-        """What all augmentations allow; those of the user's own may need every pixel."""
+        """What all augmentations allow; a user's own may need every pixel."""
         makers = itertools.chain.from_iterable(self.streams.values())
         return min(each.reduction(height, width) if isinstance(each, Augmentation) else 1 for each in makers)
 
@@ -182,7 +182,7 @@ def _seed(seed: int) -> None:
 
 
 def collate(samples: list[ViewSample] | UserError) -> Batch | UserError:
-    """One batch; images of different sizes are no matter, for only their views are stacked."""
+    """One batch; images may differ in size, for only their views are stacked."""
     if isinstance(samples, UserError):
         return samples
     index = torch.tensor([sample.row for sample in samples], dtype=torch.int64)
@@ -300,7 +300,7 @@ def batches_of(loaded: Iterable[T | UserError]) -> Iterator[T]:
             raise
         hint = " (shared memory is full)" if "shared memory" in str(error) else ""
         raise UserError(
-            f"a data-loading process was killed{hint}, most likely for want of memory: use fewer workers, smaller "
+            f"a data-loading process was killed{hint}, most likely because memory ran out: use fewer workers, smaller "
             f"views or a smaller batch"
         ) from error
 

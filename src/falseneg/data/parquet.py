@@ -30,7 +30,7 @@ _DEFAULT_LABEL = "label"
 class Parquet(EncodedSet):
     """Images that are stored as encoded bytes (JPEG, PNG, ...) in a column of Parquet files.
 
-    Parquet is compressed by row groups, which makes single rows dear. So an image column of up to 256 MiB is held in
+    Parquet is compressed by row groups, which makes single rows slow to read. So an image column of up to 256 MiB is held in
     memory, as Arrow's buffers; a larger one is unpacked once into a file that all processes map, and that takes as much
     disk as the images do. Files that unpack to more than 256 MiB and to more than 100 times their own size are refused,
     before they take more than about 1 GiB of memory.
@@ -202,7 +202,7 @@ def _arrays(files: Sequence[Path], column: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _reading(files: Sequence[Path]) -> Iterator[None]:
-    """Says in one sentence that files are no Parquet, or are damaged."""
+    """Says in one sentence that files are not Parquet, or are damaged."""
     import pyarrow as pa
 
     try:

@@ -24,7 +24,7 @@ _LOG = logging.getLogger("falseneg")
 class Shards(EncodedSet):
     """Images in local .tar files in webdataset's form: the members of a sample share their name up to the first dot.
 
-    The files are indexed once, so that any image is read directly; the index is kept, and made anew when a file
+    The files are indexed once, so that any image is read directly; the index is kept, and rebuilt when a file
     changes.
 
     Args:
@@ -122,7 +122,7 @@ class Shards(EncodedSet):
         try:
             fields = json.loads(text)
         except ValueError as error:
-            raise UserError(f"{holder.name} in {file} is not JSON ({error}): mend it, or choose label cls") from error
+            raise UserError(f"{holder.name} in {file} is not JSON ({error}): fix it, or choose label cls") from error
         if not isinstance(fields, dict) or self._label not in fields:
             raise unknown(
                 f"in {holder.name} of {file} the field", self._label, fields if isinstance(fields, dict) else []
@@ -145,7 +145,7 @@ class Shards(EncodedSet):
                 data = stream.read(int(self._size[row]))
         except OSError as error:
             raise UserError(
-                f"{self.place(row)} cannot be opened ({error.strerror or error}): put the file back"
+                f"{self.place(row)} cannot be opened ({error.strerror or error}): restore the file"
             ) from error
         return data
 

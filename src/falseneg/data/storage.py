@@ -30,7 +30,7 @@ def local_files(path: str | Sequence[str], ending: str) -> list[Path]:
         the files, those of a folder or pattern in sorted order.
 
     Raises:
-        UserError: nothing is found, or the path is no local one.
+        UserError: nothing is found, or the path is not a local one.
     """
     wanted = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     files = [file for one in wanted for pattern in _without_ranges(str(one)) for file in _matching(pattern, ending)]
@@ -79,7 +79,7 @@ def kept(
 
     Args:
         name: what it is, with its options and file ending: part of its identity.
-        files: what it is worked out from; if one of them changes it is worked out anew.
+        files: what it is worked out from; if one of them changes it is worked out again.
         folder: where it is kept; None for the user's cache folder.
         build: writes it to the path that it is given.
         load: reads it, and raises if it is damaged.
@@ -95,7 +95,7 @@ def kept(
         try:
             return load(target)
         except Exception as error:  # a half-written or foreign file: cheaper to make anew than to explain
-            _LOG.info("%s is damaged (%s) and is made anew", target, error)
+            _LOG.info("%s is damaged (%s) and is rebuilt", target, error)
     half = place / f".{target.name}.{os.getpid()}"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def _cache_folder() -> Path:
         return (Path(base) if base else Path.home() / ".cache") / "falseneg"
     except RuntimeError as error:
         raise UserError(
-            "no home folder is known, so there is no place for what is worked out once: set HOME, or name a folder with cache"
+            "no home folder is known, so there is nowhere to keep what is computed once: set HOME, or name a folder with cache"
         ) from error
 
 

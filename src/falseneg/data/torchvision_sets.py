@@ -48,9 +48,9 @@ class Cifar10(_Cifar):
     """CIFAR-10: 50,000 training and 10,000 test images of 32 × 32 pixels in ten classes (Krizhevsky, 2009).
 
     Args:
-        root: the folder that holds, or shall hold, `cifar-10-batches-py`.
+        root: the folder that holds `cifar-10-batches-py`, or will hold it.
         split: "train" or "test".
-        download: fetch the set (170 MB) from its home page if it is not there; nothing is fetched otherwise.
+        download: download the set (170 MB) from its home page if it is not there; otherwise nothing is downloaded.
     """
 
     def __init__(self, root: str = "data", split: Literal["train", "test"] = "train", download: bool = False) -> None:
@@ -61,9 +61,9 @@ class Cifar100(_Cifar):
     """CIFAR-100: 50,000 training and 10,000 test images of 32 × 32 pixels in 100 classes (Krizhevsky, 2009).
 
     Args:
-        root: the folder that holds, or shall hold, `cifar-100-python`.
+        root: the folder that holds `cifar-100-python`, or will hold it.
         split: "train" or "test".
-        download: fetch the set (169 MB) from its home page if it is not there; nothing is fetched otherwise.
+        download: download the set (169 MB) from its home page if it is not there; otherwise nothing is downloaded.
     """
 
     def __init__(self, root: str = "data", split: Literal["train", "test"] = "train", download: bool = False) -> None:
@@ -75,9 +75,9 @@ class Torchvision(DatasetBacked):
 
     Args:
         name: its name there, such as "STL10", "Flowers102", "Food101", "SVHN" or "ImageNet".
-        root: the folder that holds, or shall hold, it.
+        root: the folder that holds it, or will hold it.
         split: "train", "test", or another one that the set has. Sets without splits ignore it.
-        download: fetch the set if it is not there; nothing is fetched otherwise.
+        download: download the set if it is not there; otherwise nothing is downloaded.
         arguments: further arguments of the set's own constructor, such as {"split": "letters"} for EMNIST.
     """
 
@@ -138,14 +138,14 @@ def _build(name: str, root: str, arguments: dict[str, Any], download: bool) -> A
     """Construct torchvision's data set, with one sentence for whatever goes wrong.
 
     Raises:
-        UserError: the set is not there, cannot be fetched, or has no such split.
+        UserError: the set is not there, cannot be downloaded, or has no such split.
     """
     import torchvision.datasets
 
     parameters = _parameters(name)
     can_download = "download" in parameters
     if download and not can_download:
-        raise UserError(f"torchvision cannot download {name}: fetch it by hand into {root} and leave download out")
+        raise UserError(f"torchvision cannot download {name}: download it yourself into {root} and leave download out")
     arguments = (
         arguments | ({"root": root} if "root" in parameters else {}) | ({"download": download} if can_download else {})
     )
@@ -162,15 +162,15 @@ def _build(name: str, root: str, arguments: dict[str, Any], download: bool) -> A
     except (RuntimeError, OSError, EOFError) as error:
         if download:
             raise UserError(
-                f"{name} cannot be downloaded into {root} ({_sentence(error)}): look at the network and the disk, or "
-                f"fetch it by hand"
+                f"{name} cannot be downloaded into {root} ({_sentence(error)}): check the network and the disk, or "
+                f"download it yourself"
             ) from error
         if not can_download:
             raise UserError(
-                f"{name} is not in {root} ({_sentence(error)}): fetch it by hand, torchvision cannot"
+                f"{name} is not in {root} ({_sentence(error)}): download it yourself, for torchvision cannot"
             ) from error
         raise UserError(
-            f"{name} is not in {root}, or not whole: name its folder with --data.root, or fetch it with "
+            f"{name} is not in {root}, or is incomplete: name its folder with --data.root, or download it with "
             f"--data.download true"
         ) from error
 

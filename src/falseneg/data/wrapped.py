@@ -1,4 +1,4 @@
-"""A data set of the user's own as an image set."""
+"""A user's own data set as an image set."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class DatasetBacked(ImageSet):
 
 
 class Wrapped(DatasetBacked):
-    """Any data set of the user's own: (image, label), {"image": ..., "label": ...} or image by index, random access.
+    """Your own data set: (image, label), {"image": ..., "label": ...} or image by index, random access.
 
     Images may be PIL pictures, or tensors or arrays (H, W), (C, H, W) or (H, W, C) as uint8, or as floats within 0..1.
     They should come without random transforms: the views make those. Labels are whole numbers; they are taken from an

@@ -25,7 +25,7 @@ class Detector(nn.Module):
         """
 
     def start_epoch(self, features: Callable[[], Tensor], clock: Clock) -> None:
-        """Called at the start of each epoch. A signal may break it off; the resumed run then calls it again.
+        """Called at the start of each epoch. A signal may interrupt it; the resumed run then calls it again.
 
         Args:
             features: makes a pass over the data set and returns (rows, D) unit embeddings on the CPU, the same on every

@@ -32,7 +32,7 @@ class GlobalThreshold(Detector):
     first time if these start at the batch quantile; tables of 4 bytes a row and column, whose cost in a step does not
     depend on the number of rows. In evaluation mode nothing is learned.
 
-    To learn for a while before anything is flagged, put it into `StartAt`.
+    To learn for a while before anything is flagged, wrap it in `StartAt`.
 
     Args:
         alpha: share of the negatives to flag, above 0 and below 1, or a schedule of it; None for one over the number

@@ -29,7 +29,7 @@ class IncrementalClusters(Detector):
     several numbers of clusters, each of which is a level: the step averages the losses of the levels. Of each level the
     images with the surest clusters (`falseneg.clustering.assign`) carry their cluster as a pseudo-label, and negatives
     with the anchor's pseudo-label are flagged. An image without one is a negative of all, and has no false negatives.
-    How many are accepted follows the clock at every step, also between two clusterings; of equally sure images those of
+    How many are accepted follows the clock at every step, also between two clusterings; of equally sure images, those in
     lower rows are accepted.
 
     A clustering costs a pass over the data set and O(rows · clusters · D · iterations · restarts), on the GPUs
@@ -47,7 +47,7 @@ class IncrementalClusters(Detector):
         every: from one clustering to the next, rounded up to whole epochs.
         iterations: of k-means.
         restarts: k-means starts this often, and the best by its objective counts (PCL's five).
-        points_per_centroid: learn the centroids from this many images for each cluster, drawn anew each time; None for
+        points_per_centroid: learn the centroids from this many images for each cluster, drawn again each time; None for
             all, which are held in memory as float32 then.
 
     Raises:
@@ -89,7 +89,7 @@ class IncrementalClusters(Detector):
         self.iterations, self.restarts, self.points_per_centroid = iterations, restarts, points_per_centroid
 
     def prepare(self, facts: Facts) -> None:
-        """Set the numbers of clusters, and make room for the pseudo-labels.
+        """Set the numbers of clusters, and allocate the pseudo-labels.
 
         Raises:
             UserError: nothing says how many clusters to make, or they are more than the images.
@@ -185,7 +185,7 @@ def _checked(clusters: list[int]) -> list[int]:
     """Numbers of clusters, one for each level.
 
     Raises:
-        UserError: there are none, one is below 2, or one stands twice.
+        UserError: there are none, one is below 2, or one appears twice.
     """
     numbers = [int(number) for number in clusters]
     if not numbers or min(numbers) < 2 or len(set(numbers)) < len(numbers):

@@ -1,4 +1,4 @@
-"""A threshold relative to the positive: what is as similar as the positive is no negative."""
+"""A threshold relative to the positive: what is as similar as the positive is not a negative."""
 
 from __future__ import annotations
 
@@ -128,7 +128,9 @@ def _read(path: Path) -> Tensor:
     try:
         table = load_array(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"RelativeToPositive: {path} is no array of numbers; give a .npy file of embeddings") from error
+        raise UserError(
+            f"RelativeToPositive: {path} is not an array of numbers; give a .npy file of embeddings"
+        ) from error
     if table.ndim != 2 or table.dtype.kind != "f" or 0 in table.shape:
         raise UserError(f"RelativeToPositive: {path} is {table.dtype} of shape {table.shape}; give floats (rows, E)")
     if not np.isfinite(table).all():

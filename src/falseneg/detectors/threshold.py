@@ -28,7 +28,7 @@ class FixedThreshold(Detector):
         space: the similarity to compare in, by name; None for the loss's own.
 
     Raises:
-        UserError: the threshold is no cosine.
+        UserError: the threshold is not a cosine.
     """
 
     def __init__(self, threshold: float, space: str | None = None) -> None:
@@ -76,7 +76,7 @@ class BatchQuantile(Detector):
 
 
 def check_cosine(name: str, value: float | None) -> None:
-    """Refuse what is no cosine; None is left open.
+    """Refuse what is not a cosine; None is left open.
 
     Raises:
         UserError: the value is outside [−1, 1].
@@ -86,7 +86,7 @@ def check_cosine(name: str, value: float | None) -> None:
 
 
 def check_share(name: str, value: float | None) -> None:
-    """Refuse what is no share of the negatives; None is left open.
+    """Refuse what is not a share of the negatives; None is left open.
 
     Raises:
         UserError: the value is outside (0, 1).

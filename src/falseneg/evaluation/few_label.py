@@ -111,7 +111,7 @@ class FewLabel(Evaluation):
 
     key: ClassVar[str] = "few_label"
     short: ClassVar[str] = "few-label"
-    note: ClassVar[str] = "Test images that a linear classifier of a few labelled images names correctly."
+    note: ClassVar[str] = "Test images that a linear classifier of a few labelled images classifies correctly."
 
     @property
     def title(self) -> str:

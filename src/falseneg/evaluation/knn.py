@@ -20,7 +20,7 @@ _TILE = 2**24
 def knn_accuracy(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 20, temperature: float = 0.1
 ) -> float:
-    """The share of test images that their nearest training images name correctly.
+    """The share of test images that their nearest training images classify correctly.
 
     Each of the k training images with the largest cosine s votes for its class with weight exp(s / temperature)
     (Wu et al., 2018, section 3.4); the class with the largest sum wins, the lower label if sums are equal. Where
@@ -65,7 +65,7 @@ class KNN(Evaluation):
 
     key: ClassVar[str] = "knn"
     short: ClassVar[str] = "kNN"
-    note: ClassVar[str] = "Test images that their nearest training images name correctly."
+    note: ClassVar[str] = "Test images that their nearest training images classify correctly."
 
     @property
     def title(self) -> str:

@@ -20,7 +20,7 @@ class Standard:
 
     Attributes:
         mean: (F,).
-        scale: (F,) one over the standard deviation; 0 for a feature that is constant but for rounding: it is ignored.
+        scale: (F,) one over the standard deviation; 0 for a feature that is constant up to rounding: it is ignored.
     """
 
     mean: Tensor
@@ -131,7 +131,7 @@ class Linear(Evaluation):
 
     key: ClassVar[str] = "linear"
     short: ClassVar[str] = "linear"
-    note: ClassVar[str] = "Test images that a linear classifier on the features names correctly."
+    note: ClassVar[str] = "Test images that a linear classifier on the features classifies correctly."
 
     @property
     def title(self) -> str:

@@ -30,7 +30,7 @@ def check_unpacked(files: Sequence[Path], size: int, part: str = "") -> None:
     if size > (most := most_unpacked(files)):
         raise UserError(
             f"{part}{listed(files)} unpacks to more than {most / 2**20:,.0f} MiB, out of "
-            f"{sum(file.stat().st_size for file in files):,} bytes: such a file is taken for damaged or malicious; split it, "
+            f"{sum(file.stat().st_size for file in files):,} bytes: such a file is treated as damaged or malicious; split it, "
             "or store it without compression"
         )
 

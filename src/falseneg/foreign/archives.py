@@ -34,7 +34,7 @@ def load_array(path: Path) -> np.ndarray:
     """An .npy file, mapped: a header that claims more than the file holds is refused before anything is allocated.
 
     Raises:
-        ValueError: it is no array of plain values.
+        ValueError: it is not an array of plain values.
         OSError: it cannot be read.
     """
     return np.lib.format.open_memmap(path, mode="r")
@@ -82,7 +82,7 @@ def _check_pickles(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise UserError(f"{path} is compressed, as torch never does it; give the file as torch.save wrote it")
+            raise UserError(f"{path} is compressed, which torch.save never does; give the file as torch.save wrote it")
         check_unpacked([path], sum(member.file_size for member in members))
         for member in members:
             if member.filename.lower().endswith(".pkl"):

@@ -13,7 +13,7 @@ from falseneg.foreign import check_unpacked
 
 
 def read_numbers(path: Path, columns: Collection[str], most: int) -> dict[str, np.ndarray]:
-    """Columns of numbers or truth values, each (rows,); those that the file has not are left out.
+    """Columns of numbers or truth values, each (rows,); those that the file lacks are left out.
 
     Args:
         path: the file.

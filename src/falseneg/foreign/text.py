@@ -23,7 +23,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        UserError: it cannot be read, is no YAML, or has more than 1 MiB or, with its aliases written out, more than 50,000
+        UserError: it cannot be read, is not YAML, or has more than 1 MiB or, with its aliases written out, more than 50,000
             values.
     """
     try:
@@ -37,7 +37,7 @@ def read_yaml(path: Path) -> Any:
     except Exception as error:  # PyYAML raises whatever a value of the wrong form makes Python raise
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
-        raise UserError(f"{path} is no YAML{line}: {getattr(error, 'problem', None) or error}") from error
+        raise UserError(f"{path} is not valid YAML{line}: {getattr(error, 'problem', None) or error}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -45,7 +45,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON, or too large, or nested too deeply.
+        ValueError: it is not JSON, or too large, or nested too deeply.
     """
     try:
         return json.loads(_text(path, MOST_JSON))
@@ -88,7 +88,7 @@ def _parsed(text: str) -> Any:
 def _written_out(node: Any, known: dict[int, int]) -> int:
     """The values below a node if its aliases are written out, as merge keys (``<<``) and many readers do.
 
-    A text counts as the values that are in it, for the parser of options takes it for YAML, too.
+    A text counts as the values that are in it, for the parser of options reads it as YAML as well.
 
     Args:
         node: of a composed file.

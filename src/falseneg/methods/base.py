@@ -22,7 +22,7 @@ ENCODER = "encoder.safetensors"
 
 
 def told_apart(index: Tensor) -> Tensor:
-    """(B,) samples of this rank in which each that is nobody has a number of its own: less than −1, and on no other rank.
+    """(B,) samples of this rank in which each that is nobody has its own number: less than −1, and on no other rank.
 
     In a batch it is known that no row is another image's: its own views must not become its negatives.
     """
@@ -164,4 +164,4 @@ class Method(nn.Module):
         """
 
     def after_loading(self) -> None:
-        """Called when a run has loaded weights to start from: what follows from them begins anew."""
+        """Called when a run has loaded weights to start from: what follows from them starts again."""

@@ -48,8 +48,8 @@ class MoCo(Method):
     random keys). FNC's released code enqueues before the loss, which "both" amounts to.
 
     Shuffling BatchNorm (MoCo, section 3.3): where keys of earlier steps are pushed away, the positive is the only key
-    whose BatchNorm statistics come from the query's batch, by which the encoder can tell it. So queries are normalised
-    in ``shuffle_groups`` groups on each rank, and keys in as many, drawn anew at each step over the images of all ranks.
+    whose BatchNorm statistics come from the query's batch, from which the encoder can recognise it. So queries are normalised
+    in ``shuffle_groups`` groups on each rank, and keys in as many, drawn again at each step over the images of all ranks.
     Synchronised BatchNorm undoes it.
 
     Args:
@@ -63,7 +63,7 @@ class MoCo(Method):
         prediction_layers: layers of the prediction head on top of the queries' projection head (MoCo v3), 1 to 3; 0 for
             none. Negatives are scored against support views that have not passed it, as the keys have not.
         momentum: of the momentum network's weights at each step, from 0 to 1; .999 looks back over about 1,000
-            steps, so take less for a training of few steps.
+            steps, so use less for a short training.
         cosine_momentum: let the momentum rise to 1 over the training, along half a cosine (BYOL, MoCo v3).
         bank: places of the memory bank; 0 for no bank.
         symmetric: every view is a query in turn, not only the first.
@@ -73,7 +73,7 @@ class MoCo(Method):
         support_from_main: negatives are scored against the support views as the main network embeds them, not as the
             momentum network does.
         support_as_positives: the support views are positives as well: multi-crop, if they are small, as in section 4.1.2 of
-            FNC. They are queries then, with gradient, whose positives are the keys of their image (contrast "crops"); all
+            FNC. They are then queries, with gradient, whose positives are the keys of their image (contrast "crops"); all
             queries weigh the same.
         support_from_views: the keys of all main views of an image are its support set, at no further cost: one set of
             flagged negatives for each image, shared by its V queries (FNC as released). Needs ``symmetric``.
@@ -114,7 +114,7 @@ class MoCo(Method):
         super().__init__()
         _check(momentum, bank, denominator, views, support_views)
         if support_from_views and not symmetric:
-            raise UserError("MoCo: support_from_views needs the keys of all views; give symmetric true, too")
+            raise UserError("MoCo: support_from_views needs the keys of all views; set symmetric to true as well")
         if shuffle_groups < 0:
             raise UserError(f"MoCo: shuffle_groups is {shuffle_groups}; give at least 1, or 0 not to shuffle")
         hidden, norms = head_hidden or encoder.feature_dim, (head_last_batch_norm, head_last_affine, head_batch_norm)

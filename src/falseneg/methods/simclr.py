@@ -30,7 +30,7 @@ class SimCLR(Method):
         views: main views of each image, at least 2.
         support_views: further views of each image that help to detect false negatives (FNC).
         support_as_positives: the support views are positives as well, and are encoded with gradient: multi-crop, if they
-            are small, as in section 4.1.2 of FNC. They are no anchors and no candidates.
+            are small, as in section 4.1.2 of FNC. They are neither anchors nor candidates.
         support_from_views: the main views are themselves the support set, at no further cost: one set of flagged
             negatives for each image, shared by its V anchors. With 10 views and attraction this is FNC as released; the
             paper has 2 main views and 8 further ones.

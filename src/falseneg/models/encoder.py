@@ -20,7 +20,7 @@ SMALL_IMAGE = 64
 """Up to this side, in pixels, images are small: not blurred, and not cropped for evaluation."""
 SMALL_STEM = 32
 """Up to this side, that of CIFAR, a ResNet starts with one 3 × 3 convolution, for its usual stem would shrink an image to
-a quarter. Beyond it that would make fewer pixels dearer than more: at 64 pixels the small stem is five times as slow as the
+a quarter. Beyond it that would make fewer pixels cost more than many: at 64 pixels the small stem is five times as slow as the
 usual one is at 96 (benchmarks/results/2026-11-26-stems.md)."""
 
 _OURS = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "num_classes", "in_chans"}
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
         """The encoder that `save` wrote. Runs no code from the file.
 
         Raises:
-            UserError: there is no such file, or it is no encoder of falseneg, or it is damaged.
+            UserError: there is no such file, or it is not an encoder of falseneg, or it is damaged.
         """
         kinds = {
             "name": str,
@@ -138,7 +138,7 @@ def _create(name: str, image_size: int | None, pretrained: bool, arguments: Mapp
 
     if reserved := sorted(_OURS & arguments.keys()):
         raise UserError(
-            f"Encoder: arguments holds {reserved[0]!r}, which is not free; use weights to start from weights"
+            f"Encoder: arguments holds {reserved[0]!r}, which the encoder sets itself; to start from weights, give weights"
         )
     # Only names from timm's list: the name of a file or of a hub repository would load whatever lies there.
     if not timm.is_model(name):
@@ -157,7 +157,7 @@ def _create(name: str, image_size: int | None, pretrained: bool, arguments: Mapp
         if not pretrained:
             raise
         raise UserError(
-            f"Encoder: the pretrained weights of {name!r} could not be had ({_first_line(error)}); "
+            f"Encoder: the pretrained weights of {name!r} could not be downloaded ({_first_line(error)}); "
             "give a local file as weights, or none for random weights"
         ) from error
 
@@ -165,7 +165,7 @@ def _create(name: str, image_size: int | None, pretrained: bool, arguments: Mapp
 def _wants_small_stem(backbone: Any, name: str, image_size: int | None, wish: bool | None) -> bool:
     possible = all(hasattr(backbone, part) for part in ("conv1", "maxpool", "layer1"))
     if wish and not possible:
-        raise UserError(f"Encoder: small_stem is for ResNets, and {name!r} is none; leave it out")
+        raise UserError(f"Encoder: small_stem is for ResNets, and {name!r} is not one; leave it out")
     return possible and (image_size is not None and image_size <= SMALL_STEM if wish is None else wish)
 
 
@@ -259,15 +259,15 @@ def _read_about(path: Path, key: str, kinds: Mapping[str, Any]) -> dict[str, Any
             raise TypeError(f"{wrong[0]} is {about[wrong[0]]!r}")
         return {name: about[name] for name in kinds}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {_first_line(error)}") from error
+        raise UserError(f"{path} is damaged or not a safetensors file: {_first_line(error)}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is no encoder that falseneg exported; to start from its weights use Encoder(weights=…)"
+            f"{path} is not an encoder that falseneg exported; to start from its weights use Encoder(weights=…)"
         ) from error
 
 
 def _without_classifier(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
-    """The state without the layers that a classifier had and a backbone has not."""
+    """The state without the layers that a classifier had and a backbone does not."""
     classifier = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
     layers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     return {key: value for key, value in state.items() if not key.startswith(tuple(f"{layer}." for layer in layers))}

@@ -20,7 +20,7 @@ class Objective(nn.Module):
     """Turns the statistics of the negatives into one loss for each anchor, in O(N). It never sees a matrix or a rank."""
 
     def prepare(self, facts: Facts) -> None:
-        """Called once before training: make room for what is kept for each sample, refuse what cannot work.
+        """Called once before training: allocate what is kept for each sample, refuse what cannot work.
 
         Raises:
             ValueError: the objective cannot work with these facts.

@@ -82,7 +82,7 @@ def debiased(log_negatives: Tensor, log_count: Tensor, log_positive: Tensor, tau
 
 
 def check_prior(owner: str, prior: float | None) -> None:
-    """Refuse what is no prior; None is left open.
+    """Refuse what is not a prior; None is left open.
 
     Raises:
         UserError: the prior is outside [0, 1).

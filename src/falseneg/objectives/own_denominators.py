@@ -1,4 +1,4 @@
-"""The form in which every positive has a denominator of its own."""
+"""The form in which every positive has its own denominator."""
 
 from __future__ import annotations
 

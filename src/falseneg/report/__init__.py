@@ -45,5 +45,5 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
             f"{folder} holds neither a run nor a comparison; give the folder that 'falseneg pretrain --out' or "
             "'falseneg compare --out' wrote"
         )
-    write_bytes(out, html.encode(errors="replace"))  # names of files may hold what is no text
+    write_bytes(out, html.encode(errors="replace"))  # names of files may hold what is not text
     return out

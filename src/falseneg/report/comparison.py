@@ -125,7 +125,7 @@ def _is_result(result: Any) -> bool:
 
 
 def _usable(result: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    """A result without what is no figure; what says how it was trained is kept if it has its form."""
+    """A result without what is not a figure; what says how it was trained is kept if it has the right form."""
     named: dict[str, Any] = {key: result[key] for key in ("variant", "seed", "oracle") if key in result}
     strategy = result.get("strategy")
     if isinstance(strategy, dict) and all(is_figure(strategy.get(key)) for key in ("positive", "negative")):

@@ -146,7 +146,7 @@ def read_run(folder: Path, name: str | None = None, notes: list[str] | None = No
 
 
 def figures(line: dict[str, Any], undefined: tuple[str, ...] = ()) -> tuple[dict[str, Any], int]:
-    """The figures of a line without those that are no numbers; and how many these are.
+    """The figures of a line without those that are not numbers; and how many of these there are.
 
     Args:
         line: figures by name, and its "kind".

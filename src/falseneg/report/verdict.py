@@ -129,8 +129,8 @@ def run_headline(run: RunRecord) -> str:
     sentences = []
     if not run.finished:
         planned = run.settings.get("epochs")
-        of_all = f" of {planned}" if isinstance(planned, int) else ""
-        sentences.append(f"This run has not finished: epoch {run.last['epoch']}{of_all} is the last one recorded.")
+        of_planned = f" of {planned}" if isinstance(planned, int) else ""
+        sentences.append(f"This run has not finished: epoch {run.last['epoch']}{of_planned} is the last one recorded.")
     return " ".join([*sentences, *_of_flags(run)])
 
 

@@ -114,7 +114,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 class _SumRows(torch.autograd.Function):
-    """What the gather undoes, as a function of its own, so that second derivatives cross the ranks as well."""
+    """What the gather undoes, as its own function, so that second derivatives cross the ranks as well."""
 
     @staticmethod
     def forward(ctx: Any, grad_all: Tensor, counts: list[int]) -> Tensor:

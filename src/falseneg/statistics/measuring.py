@@ -71,13 +71,13 @@ def _flagged(
     totals = torch.zeros(2, dtype=torch.float64, device=known_anchor.device)
     if isinstance(rule, NoPairs):
         return totals[0].long(), totals[1].long()
-    of_rows, of_cols = (known.to(matrix.anchors.dtype) for known in (known_anchor, known_candidate))
+    labelled_rows, labelled_cols = (known.to(matrix.anchors.dtype) for known in (known_anchor, known_candidate))
     for tile in matrix:
         for rows, cols, sim in matrix.directions(*tile):
             flagged = matrix.flagged(rule, rows, cols, sim, matrix.negatives(rows, cols, sim))
             if flagged is not None:
                 alike = truth.indicator(rows, cols, sim, matrix.like("alike", sim)).mul_(flagged)
-                known = flagged.mul_(of_cols[cols]).sum(dim=1).mul_(of_rows[rows])
+                known = flagged.mul_(labelled_cols[cols]).sum(dim=1).mul_(labelled_rows[rows])
                 # A tile holds at most 2^24 pairs, which float32 counts exactly.
                 totals += torch.stack([known.sum(), alike.sum()])
     flagged_in_all, agreeing = totals.long()

@@ -77,7 +77,7 @@ class NegativeStats:
     def over_flagged(self, log_rest: Tensor) -> Tensor:
         """(N,) sum over the flagged negatives of softplus(log_rest − s/tau); one more sweep. With gradient.
 
-        For attraction in which every positive has a denominator of its own.
+        For attraction in which every positive has its own denominator.
         """
         return self.sweep.over_flagged(self.rule, log_rest)
 

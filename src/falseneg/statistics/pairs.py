@@ -25,8 +25,8 @@ many do both.
 
 def stacked(alone: Sequence[Totals]) -> Totals:
     """(L, N) totals from those of each of L rules alone, (N,) or (1, N)."""
-    of_all = (torch.cat([torch.atleast_2d(number) for number in numbers]) for numbers in zip(*alone, strict=True))
-    log_sum, flagged_sim, count, flagged, flagged_of_count = of_all
+    totals = (torch.cat([torch.atleast_2d(number) for number in numbers]) for numbers in zip(*alone, strict=True))
+    log_sum, flagged_sim, count, flagged, flagged_of_count = totals
     return log_sum, flagged_sim, count, flagged, flagged_of_count
 
 

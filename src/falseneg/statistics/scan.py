@@ -70,7 +70,7 @@ class _Ranking:
         self.count = len(self.columns) - self.equals
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """Rows and their (r, c) scores, −inf where a pair is no negative; overwritten by the next."""
+        """Rows and their (r, c) scores, −inf where a pair is not a negative; overwritten by the next."""
         for rows, scores in _scored(self.contrast, self.space, self.cols):
             line, place = ranges(self.first[rows], self.equals[rows])
             scores.index_put_((line, self.columns[place]), scores.new_full((), -torch.inf))

@@ -21,7 +21,7 @@ from falseneg.statistics.tiles import Tile, tiles_of
 from falseneg.strategy import Strategy
 
 HIGHEST = 60.0
-"""The largest exponent of e: a thousand million terms of it do not overflow in float32."""
+"""The largest exponent of e: a billion such terms do not overflow in float32."""
 UNDERFLOWN = 1e-26
 """A row with a smaller sum may have lost terms that count; it is summed again, relative to its largest term."""
 

@@ -96,11 +96,11 @@ class Tiles:
 
     def negatives(self, rows: slice, cols: slice, sim: Tensor, part: slice | None = None) -> Tensor | None:
         """(r, c) 1 for negatives in that part of the candidates, 0 elsewhere; None where all are 1."""
-        of_rows, of_cols = self.anchor_codes[rows], self.candidate_codes[cols]
+        row_codes, col_codes = self.anchor_codes[rows], self.candidate_codes[cols]
         inside = part is None or (part.start <= cols.start and cols.stop <= part.stop)
         if inside and self._all_differ(rows, cols):
             return None
-        negative = torch.ne(of_rows[:, None], of_cols, out=self.like(f"negatives {inside}", sim))
+        negative = torch.ne(row_codes[:, None], col_codes, out=self.like(f"negatives {inside}", sim))
         if part is not None and not inside:
             negative[:, : max(0, part.start - cols.start)] = 0
             negative[:, max(0, part.stop - cols.start) :] = 0
@@ -116,10 +116,10 @@ class Tiles:
 
     def _shared_samples(self, rows: slice) -> list[bool]:
         """For each tile from these rows and any columns: whether a row is known to show the sample of a column."""
-        of_rows, of_cols = self.anchor_codes[rows], self.candidate_codes[self.columns]
+        row_codes, col_codes = self.anchor_codes[rows], self.candidate_codes[self.columns]
         shown = torch.zeros(len(self.anchors) + len(self.candidates), dtype=torch.bool)
-        shown[of_rows[~of_rows.isnan()].long()] = True
-        shared = shown[of_cols.nan_to_num(0).long()] & ~of_cols.isnan()
+        shown[row_codes[~row_codes.isnan()].long()] = True
+        shared = shown[col_codes.nan_to_num(0).long()] & ~col_codes.isnan()
         return pad(shared, (0, -len(shared) % self.size)).view(-1, self.size).any(dim=1).tolist()
 
     def flagged(self, rule: PairRule, rows: slice, cols: slice, sim: Tensor, negative: Tensor | None) -> Tensor | None:

@@ -43,7 +43,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` wrote; tensors on the CPU. Runs no code from the file.
 
     Raises:
-        UserError: the file is damaged, or unpacks to far more than it is, or is no checkpoint of falseneg, or of another
+        UserError: the file is damaged, or unpacks to far more than it is, or is not a checkpoint of falseneg, or of another
             version.
     """
     try:
@@ -58,15 +58,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise _damaged(path) from error
     version = state.get("falseneg_checkpoint") if isinstance(state, dict) else None
     if version != FORMAT:
-        given = "no checkpoint of falseneg" if version is None else f"a checkpoint of format {version}, not {FORMAT}"
+        given = "not a checkpoint of falseneg" if version is None else f"a checkpoint of format {version}, not {FORMAT}"
         raise UserError(f"{path} is {given}; give the checkpoint of a run of this version")
     return dict(state)
 
 
 def _damaged(path: Path, what: str = "") -> UserError:
     return UserError(
-        f"the checkpoint {path} is damaged or no checkpoint of falseneg{what}; "
-        "resume from an older one by putting it in its place, or start anew in another folder"
+        f"the checkpoint {path} is damaged or not a checkpoint of falseneg{what}; "
+        "to resume from an older one, copy it over this one; otherwise start again in another folder"
     )
 
 

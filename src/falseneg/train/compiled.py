@@ -1,4 +1,4 @@
-"""The encoder as machine code of its own: `torch.compile`, in place."""
+"""The encoder compiled to machine code by `torch.compile`, in place."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def compile_networks(method: Method) -> None:
 
 
 def uncompiled(compiles: bool) -> AbstractContextManager[object]:
-    """Run without compiling: for measuring, whose batches have sizes of their own.
+    """Run without compiling: for measuring, whose batches have their own sizes.
 
     Args:
         compiles: whether the run does otherwise.

@@ -81,7 +81,7 @@ def clearly_above(after: float, before: float, images: int) -> bool:
     Args:
         after: a share in [0, 1].
         before: likewise, on the same images.
-        images: how many these are; as if both were drawn anew, which is on the safe side.
+        images: how many these are; as if both were drawn again, which is on the safe side.
     """
     variance = (after * (1 - after) + before * (1 - before)) / max(images, 1)
     return after - before > 2 * variance**0.5

@@ -48,7 +48,7 @@ def _check(folder: Path, resume: bool) -> None:
         raise UserError(
             f"{folder} holds no run to resume; leave --resume out to start one there, or name another folder"
         )
-    # A run that ended before its first step, for want of memory for instance, is in nobody's way.
+    # A run that ended before its first step, because memory ran out for instance, does not block the folder.
     kept = [name for name in _WORTH_KEEPING if (folder / name).is_file() and (folder / name).stat().st_size]
     if kept and not resume:
         raise UserError(

@@ -23,7 +23,7 @@ class GradientCache:
     of the whole batch, and leaves a gradient at each. `replay` then encodes each piece again, with the same random
     draws, and carries its embeddings' gradients into the encoder.
 
-    The gradients are those of the batch encoded piece by piece; they equal those of the batch encoded at once but for
+    The gradients are those of the batch encoded piece by piece; they equal those of the batch encoded at once except for
     BatchNorm, whose statistics are a piece's. Costs a second forward pass. BatchNorm's running statistics move once.
 
     Args:
@@ -62,8 +62,8 @@ class GradientCache:
                 frozen_statistics(learner.method),
             ):
                 again = learner.encode(piece, again=True).rows
-                of_rows = [(again[name] * grad[items]).sum() for name, grad in gradients.items() if grad is not None]
-                learner.fabric.backward(sum(of_rows[1:], start=of_rows[0]) / scale)
+                products = [(again[name] * grad[items]).sum() for name, grad in gradients.items() if grad is not None]
+                learner.fabric.backward(sum(products[1:], start=products[0]) / scale)
 
 
 def random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

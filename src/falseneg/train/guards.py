@@ -65,7 +65,7 @@ class StopRequests:
 
 
 class Stopped(BaseException):
-    """A signal broke off what can be begun anew. No `Exception`, so that nobody on the way takes it for an error."""
+    """A signal broke off what can be started again. No `Exception`, so that nobody on the way takes it for an error."""
 
 
 def outlast_signals(worker: int) -> None:
@@ -106,7 +106,7 @@ def determinism(wanted: bool, threads: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_one_sentence() -> Iterator[None]:
-    """Want of memory or of room on the disk becomes a `UserError` that says what to do.
+    """Running out of memory or disk space becomes a `UserError` that says what to do.
 
     Raises:
         UserError: memory or the disk is full.
@@ -118,17 +118,17 @@ def in_one_sentence() -> Iterator[None]:
     except (RuntimeError, MemoryError, OSError) as error:
         if lost_loader(error):
             raise UserError(
-                "a data-loading process was killed, most likely for want of memory; use fewer --workers"
+                "a data-loading process was killed, most likely because memory ran out; use fewer workers (--workers)"
             ) from error
         if out_of_memory(error):
             raise UserError(
-                "memory ran out; lower --batch_size, raise --accumulate (pieces of a batch, the same gradients), or make "
-                "the images (--augmentation.size) or the encoder smaller"
+                "memory ran out; lower the batch size, encode it in more pieces (accumulate; the same gradients), or make "
+                "the views (augmentation.size) or the encoder smaller"
             ) from error
         disk = disk_error(error)
         if disk is not None and disk.errno in _DISK_IS_FULL:
             raise UserError(
-                f"the disk refused to take more ({disk.strerror}); make room, then continue from the last checkpoint with --resume"
+                f"the disk cannot take more ({disk.strerror}); free some space, then continue from the last checkpoint with --resume"
             ) from error
         raise
 

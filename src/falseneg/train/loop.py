@@ -22,7 +22,7 @@ from falseneg.train.optimisers import rate_factor
 from falseneg.train.progress import duration
 from falseneg.train.session import Session, Stepped
 from falseneg.train.state import save
-from falseneg.train.step import on_its_way, training_step
+from falseneg.train.step import start_fetching, training_step
 
 TOLD_AFTER = 10.0
 """Seconds that a detector may take before an epoch without a word."""
@@ -82,7 +82,7 @@ class _Epoch:
     def _start_detector(self) -> None:
         """What the detector does before an epoch. It may take long: a signal does not wait for its end.
 
-        What is broken off is begun anew by the resumed run, at the same place. Several processes have to agree on a stop:
+        What is broken off is started again by the resumed run, at the same place. Several processes have to agree on a stop:
         they do so after each batch of a pass over the data set, and at the end.
         """
         session, alone = self.session, self.session.fabric.world_size == 1
@@ -106,7 +106,7 @@ class _Epoch:
         if fabric.world_size == 1:
             return lambda: self.stop.wanted
         # They have to agree: a signal may reach them at different steps.
-        return on_its_way(over_ranks(fabric, torch.full((), self.stop.wanted, device=fabric.device), "max"))
+        return start_fetching(over_ranks(fabric, torch.full((), self.stop.wanted, device=fabric.device), "max"))
 
     def _stop_if_asked(self, asked: Callable[[], float]) -> None:
         session, wanted = self.session, int(asked())

@@ -70,7 +70,7 @@ class Meter:
         # Together, to wait for the device once.
         local = torch.stack([_on(fabric.device, 0 if count is None else count) for count in counts])
         total = over_ranks(fabric, local, "sum").tolist()
-        kept = (None if count is None else of_all for count, of_all in zip(counts, total, strict=True))
+        kept = (None if count is None else pooled for count, pooled in zip(counts, total, strict=True))
         return Meter(self.loss, self.steps, DetectionCounts(*kept))  # type: ignore[arg-type]
 
     def figures(self) -> dict[str, float | None]:
@@ -164,7 +164,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         if not all(isinstance(line, dict) and isinstance(line.get("kind"), str) for line in lines):
             raise ValueError("a line without its kind")
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); put a whole copy in its place") from error
+        raise UserError(f"{path} is damaged ({error}); restore an undamaged copy") from error
     return lines
 
 

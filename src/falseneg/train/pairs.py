@@ -84,7 +84,7 @@ def read_pairs(path: Path) -> pa.Table:
 
 def damaged(path: Path, what: str) -> UserError:
     """The sentence for a file of a run that has been changed since it was written."""
-    return UserError(f"{path} is damaged ({what}); put a whole copy in its place, or remove it")
+    return UserError(f"{path} is damaged ({what}); restore an undamaged copy, or remove it")
 
 
 def _read(path: Path) -> pa.Table:
@@ -115,7 +115,7 @@ def _class(label: int, names: Sequence[str] | None) -> str | None:
 
 
 def _text(name: object) -> str:
-    """A name that can be written: bytes of a file's name that are no text are written as their numbers."""
+    """A name that can be written: bytes of a file's name that are not text are written as their numbers."""
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 

@@ -196,7 +196,7 @@ def _check_batch(run: Run, batch_size: int, images: int, say: Callable[[str], No
     if batch_size > LARGE_SHARE * images:
         say(
             f"warning: a batch of {batch_size} is {batch_size / images:.0%} of the {images:,} images: few steps an epoch, and "
-            "every image is compared with a large part of its own class; a smaller --batch_size may do better"
+            "every image is compared with a large part of its own class; a smaller batch size may do better"
         )
 
 

@@ -71,7 +71,7 @@ def fit(
         start_linear, start_few_label of the encoder before training.
 
     Raises:
-        UserError: something that the user can mend, in one sentence; checkpoints stay as they were.
+        UserError: something that the user can fix, in one sentence; checkpoints stay as they were.
         SystemExit: a signal asked to stop (status 130 or 143); the run is saved then.
     """
     folder = Path(folder)

@@ -29,7 +29,7 @@ from falseneg.train.optimisers import AdamW, Optimiser
 MOST_SEEDS = 2**62
 """Below it a seed, and what is added to it for each process, is a number to every generator."""
 INCIDENTAL = ("workers", "log_every", "loggers", "checkpoint_every", "keep_every", "compile_encoder")
-"""Settings that a run may change when it is continued, because no weight depends on them, but for rounding."""
+"""Settings that a run may change when it is continued, because no weight depends on them, except for rounding."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
 
@@ -57,8 +57,8 @@ class Run:
             whatever the labels say; from 0 to below 1.
         epochs: passes over the data.
         batch_size: images in one optimiser step, over all processes.
-        accumulate: pieces in which each process encodes its part of a batch (the gradient cache): the same gradients, but
-            for BatchNorm, in less memory and about a third more time; 1 encodes it at once.
+        accumulate: pieces in which each process encodes its part of a batch (the gradient cache): the same gradients,
+            except for BatchNorm, in less memory and about a third more time; 1 encodes it at once.
         warmup: duration over which the learning rate rises to its peak; it then falls to 0 along a cosine.
         seed: of all random draws, from 0 to below 2^62.
         deterministic: only deterministic algorithms, and a fixed number of threads: an interrupted run ends with the
@@ -72,7 +72,7 @@ class Run:
         keep_every: duration after which a checkpoint is also kept as step-NNNNNNNN.pt; None keeps only the last.
         evaluate_every: duration after which kNN accuracy is measured during training, for which labels are needed; "100%"
             measures at the end only.
-        evaluate_linear: measure the linear probe, too, whenever kNN accuracy is measured during training.
+        evaluate_linear: also measure the linear probe whenever kNN accuracy is measured during training.
         prompts: texts that stand for a class in zero-shot classification, with {} where its name goes; for two towers.
         few_labels: labelled images of each class that the few-label classifier learns from at the end.
         few_label_draws: how many times they are drawn; the accuracy is the mean.
@@ -80,7 +80,7 @@ class Run:
         expected_classes: how many classes to expect in the data: sets what a detector leaves open, such as its share of
             flagged negatives (1 / classes).
         compile_encoder: compile the encoder by torch.compile as each size of views first comes, which takes minutes and a C++
-            compiler: the same results, but for rounding. Measuring is not compiled. On a CPU a ResNet-18 is no faster for it.
+            compiler: the same results, up to rounding. Measuring is not compiled. On a CPU a ResNet-18 is no faster for it.
         sync_batch_norm: BatchNorm takes its statistics over all processes (CUDA only); null does so with several of them,
             unless the method shuffles BatchNorm.
         skip_unreadable: leave images out that cannot be read, and count them, instead of stopping before training.
@@ -188,11 +188,11 @@ class Run:
                 "the two out"
             )
         if self.sync_batch_norm and not cuda:
-            raise UserError("sync_batch_norm needs CUDA devices, as torch does it nowhere else; leave it out")
+            raise UserError("sync_batch_norm needs CUDA devices, for torch supports it nowhere else; leave it out")
         if self.precision == "bf16-true" and any(isinstance(part, Momentum) for part in self.method.modules()):
             raise UserError(
-                "precision is 'bf16-true', in which a momentum network would stand still: its steps are smaller than the "
-                "distance of two weights; use 'bf16-mixed' or '32-true'"
+                "precision is 'bf16-true', in which a momentum network would stand still: its steps are smaller than "
+                "bfloat16 can represent; use 'bf16-mixed' or '32-true'"
             )
         for prompt in self.prompts:
             if "{}" not in prompt:
@@ -219,7 +219,7 @@ class Run:
     def _check_views(self) -> None:
         """Let the method compare a few made-up embeddings, and see whether it offers what the detector looks at."""
         method = self.method
-        # Parts that have trained before, and go on, may hold embeddings of their own, on another device.
+        # Parts that have trained before, and go on, may hold their own embeddings, on another device.
         device = next((parameter.device for parameter in method.parameters()), torch.device("cpu"))
         for contrast in method.contrasts(method.made_up(self.streams, device)):
             for part in self.detector.modules():

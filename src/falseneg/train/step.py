@@ -86,14 +86,14 @@ def training_step(learner: Learner, batch: Batch, clock: Clock, pieces: int = 1)
     cache = GradientCache(learner, batch, pieces) if pieces > 1 else None
     embeddings = learner.encode(batch) if cache is None else cache.embeddings
     loss, judged = criterion(method.contrasts(embeddings), clock)
-    of_all = on_its_way(over_ranks(fabric, loss.detach(), "mean"))
+    fetch_loss = start_fetching(over_ranks(fabric, loss.detach(), "mean"))
     fabric.backward(loss)
     if cache is not None:
         cache.replay()
     average_over_ranks(fabric, criterion)
 
     # Waited for here and not later: no parameter may follow a loss that is not finite.
-    if not math.isfinite(value := of_all()):
+    if not math.isfinite(value := fetch_loss()):
         raise UserError(
             f"the loss became {value} at step {clock.step + 1}; lower the learning rate, lengthen the warm-up, "
             "raise the temperature or train with precision 32-true, and resume from the last checkpoint"
@@ -104,7 +104,7 @@ def training_step(learner: Learner, batch: Batch, clock: Clock, pieces: int = 1)
     return value, judged
 
 
-def on_its_way(number: Tensor) -> Callable[[], float]:
+def start_fetching(number: Tensor) -> Callable[[], float]:
     """Begin to fetch a () tensor from its device.
 
     Returns:

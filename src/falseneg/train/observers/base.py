@@ -13,7 +13,7 @@ Figures = dict[str, float | None]
 class Observer:
     """Watches a training and never changes it: without its observers a run ends with the same weights, bit for bit.
 
-    There are four events, and every rank has to go through all of them, but for `finish`.
+    There are four events, and every rank has to go through all of them except `finish`.
     """
 
     def start_epoch(self, session: Session) -> None:

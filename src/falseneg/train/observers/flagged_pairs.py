@@ -127,7 +127,7 @@ class FlaggedPairs(Observer):
                 self.thresholds += [float(finite.mean())] if len(finite.flatten()) else []
 
     def write(self, epoch: int) -> None:
-        """Write what was collected in this epoch (from 1), and begin anew. A repeated epoch replaces itself."""
+        """Write what was collected in this epoch (from 1), and start again. A repeated epoch replaces itself."""
         self._write_pairs(epoch)
         edges = torch.linspace(-1, 1, BINS + 1, dtype=torch.float64).tolist()
         threshold = sum(self.thresholds) / len(self.thresholds) if self.thresholds else None
