@@ -17,7 +17,7 @@ from falseneg.contrast import Contrast
 from falseneg.rules import PairRule, at_least_float32
 from falseneg.statistics.dense import SOFTPLUS_IS_LINEAR
 from falseneg.statistics.pairs import Totals, first_derivative_only, stacked
-from falseneg.statistics.tiles import Tile, tiles_of
+from falseneg.statistics.tiles import Tile, Tiles, tiles_of
 from falseneg.strategy import Strategy
 
 HIGHEST = 60.0
@@ -30,16 +30,24 @@ class TiledSweep:
     """Tile after tile: O(N + M) memory. Of an in-batch matrix each tile is computed once for its rows and its columns.
 
     Several rules share the products of a tile and the powers of its pairs.
+
+    Args:
+        contrast: N anchors against M candidates.
+        tau: () or (N,).
+        strategy: the weights of flagged pairs.
+        both_ways: the candidates are anchors as well, with the anchors as their candidates: all that has N rows then has
+            N + M, and rules number rows and columns as `Tiles` does.
     """
 
-    def __init__(self, contrast: Contrast, tau: Tensor, strategy: Strategy) -> None:
+    def __init__(self, contrast: Contrast, tau: Tensor, strategy: Strategy, both_ways: bool = False) -> None:
         self.strategy = strategy
-        self.matrix = tiles_of(contrast, contrast.columns(None))
+        columns = contrast.columns(None)
+        self.matrix = Tiles(contrast, columns, both_ways) if both_ways else tiles_of(contrast, columns)
         self.anchors = at_least_float32(contrast.anchors.z)
         self.candidates = self.anchors if self.matrix.symmetric else at_least_float32(contrast.candidates.z)
         self.denominator = None if contrast.denominator is None else contrast.columns(contrast.denominator)
         self.one_temperature = tau.ndim == 0
-        self.tau = tau.to(self.anchors.dtype).expand(len(contrast.anchors))
+        self.tau = tau.to(self.anchors.dtype).expand(self.matrix.lines)
 
     def totals(self, rules: Sequence[PairRule], scale: float, cosines: bool) -> Totals:
         powers = _Powers(self, scale)
@@ -169,7 +177,7 @@ def _sums(sweep: TiledSweep, rules: Sequence[PairRule], powers: _Powers, cosines
     How many are pushed away, how many flagged, and how many both.
     """
     matrix = sweep.matrix
-    size = 5, len(rules), len(matrix.anchors)
+    size = 5, len(rules), matrix.lines
     sums = torch.zeros(size, dtype=torch.float64, device=matrix.anchors.device)
     total, flagged_sim, count, flagged_count, flagged_of_count = sums
     for tile in matrix:
@@ -207,7 +215,7 @@ def _unsafe(sums: Tensor, strategy: Strategy) -> bool:
 def _largest(sweep: TiledSweep, rule: PairRule) -> Tensor:
     """(N,) the largest cosine of each row whose pair has a weight; 0 where there is none."""
     matrix = sweep.matrix
-    largest = torch.full_like(matrix.anchors[:, 0], -torch.inf)
+    largest = matrix.anchors.new_full((matrix.lines,), -torch.inf)
     for tile in matrix:
         for rows, cols, sim in matrix.directions(*tile):
             negative = matrix.negatives(rows, cols, sim)
@@ -224,7 +232,7 @@ class _OverFlagged(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         anchors, candidates, tau, log_rest, ctx.sweep, ctx.rule = arguments
         matrix = ctx.sweep.matrix
-        total = torch.zeros(len(anchors), dtype=torch.float64, device=anchors.device)
+        total = torch.zeros(matrix.lines, dtype=torch.float64, device=anchors.device)
         for tile in matrix:
             for rows, cols, sim in matrix.directions(*tile):
                 flagged = matrix.flagged(ctx.rule, rows, cols, sim, matrix.negatives(rows, cols, sim))
@@ -276,7 +284,8 @@ def _gradients(ctx: Any, powers: _Powers | None, add_grad_sim: _AddGradSim) -> t
             # (copied first: a sum of two layouts is several times as slow)
             grad_anchors[rows].addmm_(matrix.like("both", sim).copy_(gradient.T).add_(gradient), anchors[rows])
             continue
-        grad_anchors[rows].addmm_(gradient, candidates[cols])
+        of_cols = matrix.of_candidates(cols)
+        grad_anchors[rows].addmm_(gradient, candidates[of_cols])
         if matrix.symmetric or ctx.needs_input_grad[1]:
-            grad_candidates[cols].addmm_(gradient.T, anchors[rows])
+            grad_candidates[of_cols].addmm_(gradient.T, anchors[rows])
     return grad_anchors, None if matrix.symmetric else grad_candidates

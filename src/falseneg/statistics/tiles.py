@@ -42,12 +42,20 @@ class Tiles:
     Where the candidates are the anchors, the matrix is symmetric: each tile above the diagonal is computed once, and
     seen twice, as it is and transposed. A matrix of a single tile is computed once and kept.
 
+    Where the candidates are anchors of a contrast of their own, with the anchors as their candidates, each tile can be seen
+    ``both_ways``. Rows and columns then have the numbers that they would have in the symmetric matrix of both: the
+    candidates follow the anchors.
+
     Args:
         contrast: N anchors against M candidates.
-        columns: only these candidates.
+        columns: only these candidates; all of them, to be seen both ways.
+        both_ways: see each tile as it is and transposed.
+
+    Attributes:
+        lines: how many rows there are, those of the transposed tiles included.
     """
 
-    def __init__(self, contrast: Contrast, columns: slice) -> None:
+    def __init__(self, contrast: Contrast, columns: slice, both_ways: bool = False) -> None:
         self.anchors = at_least_float32(contrast.anchors.z.detach())
         self.on_cpu = self.anchors.device.type == "cpu"
         self.size = TILE if self.on_cpu else DEVICE_TILE
@@ -55,6 +63,10 @@ class Tiles:
         self.symmetric = contrast.candidates is contrast.anchors and columns == contrast.columns(None)
         self.candidates = self.anchors if self.symmetric else at_least_float32(contrast.candidates.z.detach())
         self.anchor_codes, self.candidate_codes = _codes(contrast, self.anchors.dtype)
+        self.offset = len(self.anchors) if both_ways else 0  # of the numbers of columns
+        self.lines = self.offset + (len(self.candidates) if both_ways else len(self.anchors))
+        if both_ways:
+            self.anchor_codes = self.candidate_codes = torch.cat([self.anchor_codes, self.candidate_codes])
         self._buffers: dict[str, Tensor] = {}
         self._strips: dict[int, list[bool]] = {}  # by the first row of a strip: which of its tiles hold a sample twice
         self._only: Tile | None = None
@@ -67,11 +79,12 @@ class Tiles:
         for top in range(0, len(self.anchors), self.size):
             rows = slice(top, min(top + self.size, len(self.anchors)))
             for left in range(top if self.symmetric else self.columns.start, self.columns.stop, self.size):
-                cols = slice(left, min(left + self.size, self.columns.stop))
+                of_cols = slice(left, min(left + self.size, self.columns.stop))
+                cols = slice(of_cols.start + self.offset, of_cols.stop + self.offset)
                 shape = (rows.stop - rows.start, cols.stop - cols.start)
                 # Autocast leaves products alone that are written into a buffer.
                 room = self.buffer("sim", shape)
-                tile = rows, cols, torch.mm(self.anchors[rows], self.candidates[cols].T, out=room)
+                tile = rows, cols, torch.mm(self.anchors[rows], self.candidates[of_cols].T, out=room)
                 if shape == (len(self.anchors), self.columns.stop - self.columns.start):
                     self._only = tile  # which nothing overwrites
                 yield tile
@@ -79,8 +92,12 @@ class Tiles:
     def directions(self, rows: slice, cols: slice, sim: Tensor) -> Iterator[Tile]:
         """The tile as its rows see it and, where it stands for its mirror image too, as its columns do."""
         yield rows, cols, sim
-        if self.symmetric and rows != cols:
+        if (self.symmetric and rows != cols) or self.offset:
             yield cols, rows, sim.T
+
+    def of_candidates(self, cols: slice) -> slice:
+        """Which candidates the columns of a tile are."""
+        return slice(cols.start - self.offset, cols.stop - self.offset)
 
     def buffer(self, name: str, shape: tuple[int, int]) -> Tensor:
         """(r, c) room for a tile; the same for the same name."""
@@ -110,13 +127,16 @@ class Tiles:
         """Whether no row of a tile is known to show the sample of a column."""
         if not self.on_cpu or (self.symmetric and rows == cols):
             return False  # a device would have to be waited for; on the diagonal each row shows its own column's sample
+        columns = self.columns
+        if self.offset:
+            columns = slice(self.offset, self.lines) if rows.start < self.offset else slice(0, self.offset)
         if rows.start not in self._strips:
-            self._strips[rows.start] = self._shared_samples(rows)
-        return not self._strips[rows.start][(cols.start - self.columns.start) // self.size]
+            self._strips[rows.start] = self._shared_samples(rows, columns)
+        return not self._strips[rows.start][(cols.start - columns.start) // self.size]
 
-    def _shared_samples(self, rows: slice) -> list[bool]:
-        """For each tile from these rows and any columns: whether a row is known to show the sample of a column."""
-        row_codes, col_codes = self.anchor_codes[rows], self.candidate_codes[self.columns]
+    def _shared_samples(self, rows: slice, columns: slice) -> list[bool]:
+        """For each tile from these rows and any of the columns: whether a row is known to show the sample of a column."""
+        row_codes, col_codes = self.anchor_codes[rows], self.candidate_codes[columns]
         shown = torch.zeros(len(self.anchors) + len(self.candidates), dtype=torch.bool)
         shown[row_codes[~row_codes.isnan()].long()] = True
         shared = shown[col_codes.nan_to_num(0).long()] & ~col_codes.isnan()
