@@ -50,6 +50,11 @@ def check_known(name: str, every: Sequence[str], known: Mapping[str, Overrides],
         raise UserError(f"there is no variant {name}{did_you_mean(name, every)}; choose one of {', '.join(every)}")
     if name.startswith("oracle") and not classes:
         raise UserError(f"the variant {name} needs labels, and these images have none; leave it out")
+    if name not in known and name.startswith(("moco", "same-")):
+        raise UserError(
+            f"the variant {name} is for {'images alone' if name.startswith('moco') else 'images with captions'}; leave it out, "
+            "or change --method"
+        )
     if name not in known:
         hint = f" (the labels say {classes})" if classes else ""
         raise UserError(

@@ -11,6 +11,7 @@ Overrides = Mapping[str, Any]
 NAMES = (
     *("none", "fnc-eliminate", "fnc-attract", "ifnd", "glofnd", "batch-quantile", "shared-threshold"),
     *("sogclr", "sogclr-glofnd", "moco", "moco-fnc-attract", "debiased", "hard-negatives", "relative-to-positive"),
+    *("same-text", "same-image"),
     *("oracle", "oracle-eliminate"),
 )
 """All variants that have a name."""
@@ -19,6 +20,8 @@ BY_DEFAULT = ("none", "fnc-eliminate", "ifnd", "glofnd", "oracle-eliminate")
 
 On digits FNC's attraction spreads twice as much as the others and blurs what can be seen of them.
 """
+TWO_TOWERS = ("falseneg.CLIP", "falseneg.OpenCLIP")
+"""Methods that compare images with texts."""
 SUPPORT_VIEWS = 4
 """Support views of the FNC variants where the configuration has none. The paper finds 8 best; 4 cost half."""
 GLOFND_START = "35%"
@@ -34,7 +37,8 @@ def named_variants(base: Mapping[str, Any], images: int) -> dict[str, Overrides]
 
     FNC (Huynh et al. 2022, section 4.3) does best with the 8 most similar of 8,190 candidates in 1,000 classes for
     elimination, which is one over the number of classes, and with half as many for attraction. IFND and GloFND keep the
-    configuration's method, so that only the treatment of false negatives differs.
+    configuration's method, so that only the treatment of false negatives differs. Two towers have variants that compare
+    texts with texts, and images with images, and none with a memory bank.
 
     Args:
         base: the configuration that all variants share, with nothing left open. Without ``expected_classes``, the
@@ -44,12 +48,18 @@ def named_variants(base: Mapping[str, Any], images: int) -> dict[str, Overrides]
     variants: dict[str, Overrides] = {"none": _treatment(_part("NoDetection"), "ignore")}
     if base["expected_classes"] is not None:
         variants |= _of_classes(base, images)
-    variants["sogclr"] = _without_detector(_part("GlobalContrastive"))
-    variants["moco"] = {"method": _moco(base, images)} | _treatment(_part("NoDetection"), "ignore")
+    variants["sogclr"] = _without_detector(_sogclr(base))
+    if not two_towers(base):
+        variants["moco"] = {"method": _moco(base, images)} | _treatment(_part("NoDetection"), "ignore")
     variants["relative-to-positive"] = _treatment(_part("RelativeToPositive", relative_margin=0.05), "eliminate")
     variants["oracle"] = _treatment(_part("Oracle"), "attract")
     variants["oracle-eliminate"] = _treatment(_part("Oracle"), "eliminate")
     return {name: variants[name] for name in NAMES if name in variants}
+
+
+def two_towers(base: Mapping[str, Any]) -> bool:
+    """Whether the method of a configuration compares images with texts."""
+    return any(_same_class(base["method"]["class_path"], name) for name in TWO_TOWERS)
 
 
 def changed(configuration: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
@@ -77,18 +87,27 @@ def _of_classes(base: Mapping[str, Any], images: int) -> dict[str, Overrides]:
     learned = _part("GlobalThreshold", alpha=share, start=GLOFND_START)
     shared = _part("GlobalThreshold", alpha=share, start=GLOFND_START, shared=True)
     quantile = _part("StartAt", detector=_part("BatchQuantile", alpha=share), at=GLOFND_START)
-    return {
+    variants: dict[str, Overrides] = {
         "fnc-eliminate": support | _treatment(_part("SupportSet", share=share), "eliminate"),
         "fnc-attract": support | attract,
         "ifnd": _treatment(_part("IncrementalClusters"), "eliminate"),
         "glofnd": _treatment(learned, "eliminate-renormalised"),
         "batch-quantile": _treatment(quantile, "eliminate-renormalised"),
         "shared-threshold": _treatment(shared, "eliminate-renormalised"),
-        "sogclr-glofnd": {"objective": _part("GlobalContrastive")} | _treatment(learned, "eliminate"),
-        "moco-fnc-attract": {"method": _moco(base, images, support_views)} | attract,
+        "sogclr-glofnd": {"objective": _sogclr(base)} | _treatment(learned, "eliminate"),
         "debiased": _without_detector(_part("Debiased", class_prior=share)),
         "hard-negatives": _without_detector(_part("HardNegatives", class_prior=share)),
     }
+    if not two_towers(base):
+        return variants | {"moco-fnc-attract": {"method": _moco(base, images, support_views)} | attract}
+    for kind in ("text", "image"):
+        similar = _part("StartAt", detector=_part("BatchQuantile", alpha=share, space=kind), at=GLOFND_START)
+        variants[f"same-{kind}"] = _treatment(similar, "eliminate-renormalised")
+    return variants
+
+
+def _sogclr(base: Mapping[str, Any]) -> dict[str, Any]:
+    return _part("GlobalContrastive", **({"relative": True} if two_towers(base) else {}))
 
 
 def _moco(base: Mapping[str, Any], images: int, support_views: int | None = None) -> dict[str, Any]:

@@ -6,7 +6,8 @@ n images, typical side s = median of the shorter side, in pixels.
 setting         becomes
 =============== ======================================================================================================
 image size      s up to 64: the largest multiple of 4 up to s, at least 8 (up to 32 the encoder takes its small stem);
-                larger: the largest multiple of 32 up to s, but at most 224 on a GPU and 96 on a CPU
+                larger: the largest multiple of 32 up to s, but at most 224 on a GPU and 96 on a CPU;
+                for a model of open_clip its own
 backbone        resnet18; from random weights on a CPU with half its channels, which is a quarter of the work
 batch size      the largest power of two up to n / 8, but at least 16 and at most 256 (512 on a GPU where s is up to 64);
                 never more than n / 2
@@ -32,6 +33,7 @@ from weakref import WeakKeyDictionary
 
 from falseneg.errors import UserError
 from falseneg.models.encoder import SMALL_IMAGE
+from falseneg.models.text import open_clip
 
 if TYPE_CHECKING:
     from falseneg.data import ImageSet
@@ -91,7 +93,8 @@ def complete(configuration: Mapping[str, Any], circumstances: Circumstances) -> 
         circumstances: what the choice depends on.
     """
     result = copy.deepcopy(dict(configuration))
-    size = _get(result, f"{ENCODER}.image_size") or _get(result, "augmentation.size") or usual_image_size(circumstances)
+    size = _get(result, f"{ENCODER}.image_size") or _get(result, "augmentation.size")
+    size = size or _size_of_model(result) or usual_image_size(circumstances)
     _fill(result, f"{ENCODER}.image_size", size)
     plain = _get(result, f"{ENCODER}.name") == "resnet18" and _get(result, f"{ENCODER}.weights") is None
     if plain and not circumstances.gpu:
@@ -103,6 +106,18 @@ def complete(configuration: Mapping[str, Any], circumstances: Circumstances) -> 
     _fill(result, "epochs", usual_epochs(circumstances))
     _fill(result, "workers", usual_workers(circumstances))
     return result
+
+
+def _size_of_model(configuration: Mapping[str, Any]) -> int | None:
+    """Side of the images that a model of open_clip wants, in pixels; None for other methods."""
+    if str(_get(configuration, "method.class_path")).rsplit(".", 1)[-1] != "OpenCLIP":
+        return None
+    method = _get(configuration, "method.init_args") or {}
+    if (asked := method.get("image_size")) is not None:
+        return int(asked)
+    known = open_clip().get_model_config(method.get("model", "")) or {}
+    side = known.get("vision_cfg", {}).get("image_size")
+    return max(side) if isinstance(side, list | tuple) else side
 
 
 def usual_image_size(circumstances: Circumstances) -> int:
