@@ -159,3 +159,136 @@ def test_bad_tars(tmp_path, write, shards, own_cache):
     (shards / "s-000.tar").unlink()
     with pytest.raises(UserError, match=r"00\.png in .*s-000\.tar cannot be opened"):
         images.image(0)
+
+
+@pytest.fixture
+def captioned(tmp_path, write, encode, picture):
+    """A shard of one image a caption, which is the content of KEY.txt, or of KEY.json; None for a sample without."""
+
+    def _captioned(*contents, ending="txt", name="c.tar"):
+        members = []
+        for number, content in enumerate(contents):
+            members.append((f"{number}.png", encode(picture(number))))
+            if content is not None:
+                members.append((f"{number}.{ending}", content))
+        write(tmp_path / name, members)
+        return str(tmp_path / name)
+
+    return _captioned
+
+
+def test_captions_of_files(captioned, own_cache):
+    texts = ("a cat\n", None, "<b>é</b>", "", "x" * 10_000, b"\xef\xbb\xbfmark")
+    images = Shards(captioned(*texts))
+    assert images.captioned and len(images) == 6
+    assert [images.captions(row) for row in (5, 1, 0, 2, 3, 4)] == [
+        ("mark",),
+        (),
+        ("a cat\n",),
+        ("<b>é</b>",),
+        ("",),
+        ("x" * 10_000,),
+    ]
+    assert pickle.loads(pickle.dumps(images)).captions(2) == ("<b>é</b>",)
+    assert (
+        not Shards(captioned(*texts), caption=None).captioned
+        and Shards(captioned(*texts), caption=None).captions(0) == ()
+    )
+    assert sum(path.stat().st_size for path in own_cache.iterdir()) < 10_000  # what is kept is not the texts
+
+
+def test_images_without_any_captions(shards):
+    images = Shards(str(shards))
+    assert not images.captioned and images.captions(0) == ()
+
+
+def test_captions_of_a_field_beside_labels_of_another(captioned):
+    fields = [
+        {"name": "b", "text": ["one", "two"]},
+        {"name": "a", "text": "three"},
+        {"name": "a", "text": None},
+        {"name": "a"},
+    ]
+    images = Shards(captioned(*map(json.dumps, fields), ending="json"), label="name", caption="text")
+    assert images.captioned and images.labels.tolist() == [1, 0, 0, 0] and images.class_names == ("a", "b")
+    assert [images.captions(row) for row in range(4)] == [("one", "two"), ("three",), (), ()]
+    other = Shards(captioned(*map(json.dumps, fields), ending="json"), caption="name")
+    assert [other.captions(row) for row in range(4)] == [("b",), ("a",), ("a",), ("a",)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": 3}', "has a caption of type int: give a text or a list"),
+        ('{"text": ["a", {"b": 1}]}', "has a caption of type dict"),
+        ('{"text": "\\ud800"}', "is not UTF-8 text: convert it"),
+        ('{"text": "caf\xe9"}'.encode("latin-1"), "KEY.json of .* is not JSON"),
+        ("{", "KEY.json of .* is not JSON"),
+        ("[" * 100_000, "is nested too deeply"),
+        ("[1]", "is a list: give an object with fields"),
+        (f'{{"text": "{"a" * (2**20 + 1)}"}}', "a caption of 1,048,577 bytes: give at most 1,048,576"),
+        (" " * 2**22 + '{"text": "a"}', "a caption of 4,194,317 bytes"),
+    ],
+)
+def test_a_bad_field_is_said_where_it_is_read(captioned, content, message):
+    images = Shards(captioned('{"text": "good"}', content, ending="json"), caption="text")
+    assert images.captions(0) == ("good",) and images.image(1).shape == (3, 6, 9)
+    with pytest.raises(UserError, match=message) as error:
+        images.captions(1)
+    said = str(error.value)
+    assert "1.png in " in said and "c.tar" in said and "--skip-unreadable true" in said and len(said) < 400
+
+
+def test_a_caption_in_another_encoding_and_a_huge_one(captioned):
+    images = Shards(captioned("caf\xe9 noir".encode("latin-1"), "a" * (2**20 + 1), "bücher".encode("utf-16")))
+    for row, message in enumerate((r"0\.png in .*c\.tar .*not UTF-8 text \(byte 3\)", "1,048,577 bytes", "not UTF-8")):
+        with pytest.raises(UserError, match=message):
+            images.captions(row)
+
+
+def test_a_field_that_no_sample_has(captioned):
+    path = captioned('{"text": "a"}', '{"txet": "b"}', ending="json")
+    with pytest.raises(UserError, match=r"the field 'texts' is unknown \(did you mean 'text'\?\): choose one of text"):
+        Shards(path, caption="texts")
+    with pytest.raises(UserError, match="choose one of .there are none."):
+        Shards(captioned("a"), caption="text")
+
+
+def test_the_index_of_one_caption_is_not_read_for_another(captioned):
+    path = captioned('{"text": "a", "other": "b"}', ending="json")
+    assert [Shards(path, caption=name).captions(0) for name in ("text", "other")] == [("a",), ("b",)]
+
+
+def test_members_that_stand_twice(tmp_path, write, encode, picture):
+    new = encode(picture(1))
+    members = [("1.png", encode(picture(0))), ("1.txt", "old"), ("2.png", new), ("1.png", new), ("1.txt", "new")]
+    write(tmp_path / "a.tar", members)
+    write(tmp_path / "b.tar", [("1.png", encode(picture(2))), ("1.txt", "other")])
+    images = Shards(str(tmp_path))
+    assert [(images.describe(row), images.captions(row)) for row in range(3)] == [
+        ("1.png", ("new",)),
+        ("2.png", ()),
+        ("1.png", ("other",)),  # of another file: a sample of its own
+    ]
+    assert (
+        images.encoded(0) == new
+        and images.note == "2 members stand twice in their tar file: the last one of each is taken"
+    )
+
+
+def test_a_tar_that_was_cut_short(tmp_path, write, encode, picture, captioned):
+    path = tmp_path / "a.tar"
+    write(path, [(f"{number}.{ending}", "a") for number in range(9) for ending in ("png", "txt")])
+    whole = path.read_bytes()
+    for blocks in (18, 17):
+        path.write_bytes(whole[: blocks * 1024])
+        images = Shards(str(path))
+        assert len(images) == 9 and images.captions(8) == (("a",) if blocks == 18 else ())
+        assert "no end is marked in" in images.note and "a.tar: cut short" in images.note
+    for length in (17 * 1024 + 100, 17 * 1024 + 512, 17 * 1024 + 513):  # in a header, behind one, in the content
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"a\.tar cannot be read as a tar file"):
+            Shards(str(path))
+    path.write_bytes(whole[:5120] + b"damaged" + whole[5127:])
+    with pytest.raises(UserError, match="what stands at byte 5,120 is no member"):
+        Shards(str(path))

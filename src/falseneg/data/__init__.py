@@ -1,5 +1,6 @@
 """Data: images by row, random views of them, batches."""
 
+from falseneg.data.captions import caption_groups
 from falseneg.data.digits import Digits
 from falseneg.data.folder import FileList, Folder
 from falseneg.data.hugging_face import HuggingFace
@@ -35,6 +36,7 @@ __all__ = [
     "Wrapped",
     "align_classes",
     "as_image_set",
+    "caption_groups",
     "collate",
     "evaluation_view",
     "find_duplicates",

@@ -26,14 +26,14 @@ class ImageSet(Dataset[tuple[Tensor, int, int]]):
     Attributes:
         labels: (n,) int64, −1 where an image has none; or None.
         class_names: the name of each label, or None.
-        captioned: whether the images have captions.
+        captioned: whether `captions` has texts; an image may still lack them.
         note: one sentence on how the data were understood, for the log; or None.
     """
 
     labels: Tensor | None = None
     class_names: Sequence[str] | None = None
-    note: str | None = None
     captioned: bool = False
+    note: str | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -58,8 +58,16 @@ class ImageSet(Dataset[tuple[Tensor, int, int]]):
         """What to call the image in messages and reports: its file or key."""
         return f"image {row}"
 
+    def place(self, row: int) -> str:
+        """Where the image can be found, for errors: may be longer than `describe`."""
+        return self.describe(row)
+
     def captions(self, row: int) -> tuple[str, ...]:
-        """The texts that describe the image, in their stored order."""
+        """The texts that describe the image, in the order in which they are stored; () if it has none.
+
+        Raises:
+            UserError: they cannot be read; the message names the image.
+        """
         return ()
 
     def encoded(self, row: int) -> bytes | None:
@@ -91,10 +99,6 @@ class EncodedSet(ImageSet):
 
     def encoded(self, row: int) -> bytes:
         raise NotImplementedError
-
-    def place(self, row: int) -> str:
-        """Where the image can be found, for errors: longer than `describe`."""
-        return self.describe(row)
 
     def load(self, row: int) -> Decoded:
         return decode(self.encoded(row), self.place(row))
@@ -148,14 +152,11 @@ class Subset(ImageSet):
         self.rows = torch.as_tensor(rows, dtype=torch.int64)
         self.labels = None if image_set.labels is None else image_set.labels[self.rows]
         self.class_names = image_set.class_names
-        self.note = image_set.note
         self.captioned = image_set.captioned
+        self.note = image_set.note
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def captions(self, row: int) -> tuple[str, ...]:
-        return self.image_set.captions(int(self.rows[row]))
 
     def image(self, row: int) -> Tensor:
         return self.image_set.image(int(self.rows[row]))
@@ -168,6 +169,12 @@ class Subset(ImageSet):
 
     def describe(self, row: int) -> str:
         return self.image_set.describe(int(self.rows[row]))
+
+    def place(self, row: int) -> str:
+        return self.image_set.place(int(self.rows[row]))
+
+    def captions(self, row: int) -> tuple[str, ...]:
+        return self.image_set.captions(int(self.rows[row]))
 
     def encoded(self, row: int) -> bytes | None:
         return self.image_set.encoded(int(self.rows[row]))
