@@ -99,6 +99,23 @@ def test_parquet_labels_that_repeat_a_value(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lists", [False, True])
+def test_parquet_captions_that_repeat_a_value(tmp_path, lists):
+    path = tmp_path / "a.parquet"
+    kind = pa.list_(pa.string()) if lists else pa.string()
+    schema = pa.schema([("image", pa.binary()), ("caption", kind)])
+    with pq.ParquetWriter(path, schema, compression="zstd", dictionary_pagesize_limit=2**30) as writer:
+        for _ in range(16):
+            texts = ["x" * 2**20] * 256
+            writer.write_table(
+                pa.table({"image": [b"i"] * 256, "caption": pa.array([[t] for t in texts] if lists else texts, kind)})
+            )
+    assert path.stat().st_size < 100_000
+    message = refused("Parquet", path)
+    assert "the column 'caption' of " in message and "unpacks to more than 256 MiB" in message
+
+
+@pytest.mark.slow
 def test_parquet_of_zeros_that_tells_its_size(tmp_path):
     path = tmp_path / "a.parquet"
     with pq.ParquetWriter(path, _schema(False, {}), compression="zstd", use_dictionary=False) as writer:
@@ -239,7 +256,7 @@ def test_a_cut_tar_is_refused(tmp_path, encode, picture):
 
 
 def test_repetitions_that_a_file_does_not_tell_are_unpacked_and_kept(tmp_path, own_cache, monkeypatch, encode, picture):
-    import falseneg.data.parquet as module
+    import falseneg.data.arrow_column as module
 
     path = tmp_path / "a.parquet"
     image = encode(picture())

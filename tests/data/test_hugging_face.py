@@ -178,3 +178,51 @@ def test_an_array_of_float_is_no_picture(tmp_path):
     dataset = datasets.Dataset.from_dict({"image": np.zeros((2, 3, 3)).tolist()})
     with pytest.raises(UserError, match="the column 'image' of .* not images"):
         HuggingFace(saved(dataset, tmp_path / "set"), image="image")
+
+
+def test_captions(tmp_path, pictures):
+    texts = ["one", None, " é\n", "", "x" * 10_000]
+    path = saved(
+        datasets.DatasetDict(train=made(pictures, caption=texts, words=[["a", "b"], [], None, ["c"], ["d"]])),
+        tmp_path / "set",
+    )
+    images = HuggingFace(path)
+    assert images.captioned and [images.captions(row) for row in (4, 0, 1, 2, 3)] == [
+        ("x" * 10_000,),
+        ("one",),
+        (),
+        (" é\n",),
+        ("",),
+    ]
+    assert is_picture(images.image(2), pictures[2]) and images.labels.tolist() == [0, 1, 1, 0, -1]
+    assert pickle.loads(pickle.dumps(images)).captions(0) == ("one",)
+    lists = HuggingFace(path, caption="words")
+    assert [lists.captions(row) for row in range(5)] == [("a", "b"), (), (), ("c",), ("d",)]
+    assert not HuggingFace(path, caption=None).captioned
+
+
+def test_captions_of_the_test_split_and_none_at_all(tmp_path, pictures):
+    whole = made(pictures, words=list("abcde"))
+    images = HuggingFace(saved(datasets.DatasetDict(train=whole, test=whole), tmp_path / "set"), caption="words")
+    assert images.test_set().captions(3) == ("d",)
+    images = HuggingFace(saved(whole, tmp_path / "other"))
+    assert not images.captioned and images.captions(0) == ()
+
+
+def test_bad_columns_of_captions(tmp_path, pictures):
+    path = saved(made(pictures, caption=list(range(5)), words=list("abcde")), tmp_path / "set")
+    with pytest.raises(UserError, match="the column 'caption' of .* holds Value.*int64.*, not texts: choose one"):
+        HuggingFace(path)
+    with pytest.raises(UserError, match=r"the column 'wrods' is unknown \(did you mean 'words'\?\)"):
+        HuggingFace(path, caption="wrods")
+    with pytest.raises(UserError, match="the column 'label' of .* holds ClassLabel"):
+        HuggingFace(path, caption="label")
+
+
+def test_a_caption_that_is_not_utf8(tmp_path, pictures):
+    texts = datasets.Dataset.from_dict({"caption": [b"\xe9", *[b"b"] * 4]})
+    whole = datasets.concatenate_datasets([made(pictures), texts], axis=1)
+    images = HuggingFace(saved(whole, tmp_path / "set"))
+    assert images.captions(1) == ("b",)
+    with pytest.raises(UserError, match="train image 0.* has a caption that is not UTF-8 text"):
+        images.captions(0)

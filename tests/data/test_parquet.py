@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import falseneg.data.parquet as parquet_module
+import falseneg.data.arrow_column as column_module
 from falseneg.data import Parquet
 from falseneg.errors import UserError
 
@@ -38,7 +38,7 @@ def write(encode, picture):
 def either_way(request, monkeypatch):
     """Small files are held in memory, large ones unpacked and mapped."""
     if request.param == "unpacked":
-        monkeypatch.setattr(parquet_module, "IN_MEMORY", 100)
+        monkeypatch.setattr(column_module, "IN_MEMORY", 100)
     return request.param
 
 
@@ -90,7 +90,7 @@ def test_works_after_pickling_and_in_several_workers(tmp_path, write, either_way
 
 
 def test_unpacked_copy_is_made_once_and_anew_when_the_file_changes(tmp_path, write, monkeypatch, own_cache):
-    monkeypatch.setattr(parquet_module, "IN_MEMORY", 100)
+    monkeypatch.setattr(column_module, "IN_MEMORY", 100)
     path = tmp_path / "a.parquet"
     write(path, 5)
     Parquet(str(path))
@@ -108,7 +108,7 @@ def test_unpacked_copy_is_made_once_and_anew_when_the_file_changes(tmp_path, wri
 
 
 def test_a_large_file_is_never_held_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_module, "IN_MEMORY", 100)
+    monkeypatch.setattr(column_module, "IN_MEMORY", 100)
     rng = np.random.default_rng(0)
     with pq.ParquetWriter(tmp_path / "a.parquet", pa.schema([("image", pa.binary())]), compression="none") as writer:
         for _ in range(40):
@@ -178,3 +178,65 @@ def test_missing_and_unreadable_images_are_named(tmp_path, encode, picture):
         found.image(1)
     with pytest.raises(UserError, match=r"row 2 of .*a\.parquet cannot be read as an image"):
         found.image(2)
+
+
+def captioned(path, encode, picture, captions, name="caption", **options):
+    images = [encode(picture(number)) for number in range(len(captions))]
+    pq.write_table(pa.table({"image": images, name: captions}), path, row_group_size=2, **options)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_column_of_captions(tmp_path, encode, picture, either_way, kind):
+    texts = ["one", None, " <i>é</i>\n", "", "x" * 10_000]
+    values = (
+        pa.array(texts, pa.string()).cast(kind)
+        if not pa.types.is_dictionary(kind)
+        else pa.array(texts).dictionary_encode()
+    )
+    images = Parquet(captioned(tmp_path / "a.parquet", encode, picture, values))
+    assert images.captioned and [images.captions(row) for row in (4, 1, 0, 2, 3)] == [
+        ("x" * 10_000,),
+        (),
+        ("one",),
+        (" <i>é</i>\n",),
+        ("",),
+    ]
+    assert pickle.loads(pickle.dumps(images)).captions(2) == (" <i>é</i>\n",)
+    assert not Parquet(str(tmp_path / "a.parquet"), caption=None).captioned
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.large_list(pa.string()), pa.list_(pa.binary())])
+def test_a_column_of_lists_of_captions(tmp_path, encode, picture, either_way, kind):
+    values = pa.array([["a", "b"], [], None, ["c", None], ["d"], ["e"]], kind)
+    images = Parquet(captioned(tmp_path / "a.parquet", encode, picture, values, "texts"), caption="texts")
+    assert [images.captions(row) for row in range(6)] == [("a", "b"), (), (), ("c",), ("d",), ("e",)]
+    assert (images.image(5).permute(1, 2, 0).numpy() == picture(5)).all()
+
+
+def test_files_of_either_kind_of_captions_are_one_set(tmp_path, encode, picture, either_way):
+    captioned(tmp_path / "a.parquet", encode, picture, ["a", "b", "c"])
+    captioned(tmp_path / "b.parquet", encode, picture, [["d", "e"]], use_compliant_nested_type=False)
+    images = Parquet(str(tmp_path))
+    assert [images.captions(row) for row in range(4)] == [("a",), ("b",), ("c",), ("d", "e")]
+
+
+def test_a_caption_that_is_not_utf8(tmp_path, encode, picture, either_way):
+    values = pa.array(["é".encode("latin-1"), b"b"], pa.binary())
+    values = pa.StringArray.from_buffers(2, values.buffers()[1], values.buffers()[2])  # it says that it is
+    images = Parquet(captioned(tmp_path / "a.parquet", encode, picture, values))
+    assert images.captions(1) == ("b",)
+    with pytest.raises(UserError, match=r"row 0 of .*a\.parquet has a caption that is not UTF-8 text"):
+        images.captions(0)
+
+
+def test_bad_columns_of_captions(tmp_path, encode, picture, write):
+    path = captioned(tmp_path / "a.parquet", encode, picture, [1, 2])
+    with pytest.raises(UserError, match="the column 'caption' of .* holds int64, not texts: choose one of texts"):
+        Parquet(path)
+    assert not Parquet(path, caption=None).captioned
+    with pytest.raises(UserError, match=r"the column 'captoin' is unknown \(did you mean 'caption'\?\)"):
+        Parquet(path, caption="captoin")
+    write(tmp_path / "b.parquet", 3)
+    images = Parquet(str(tmp_path / "b.parquet"))
+    assert not images.captioned and images.captions(0) == ()

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, TensorDataset
 
-from falseneg.data import Digits, Wrapped, as_image_set
+from falseneg.data import Digits, Subset, Wrapped, as_image_set
 from falseneg.errors import UserError
 
 
@@ -148,3 +148,45 @@ def test_a_mapping_without_an_image_is_named_by_what_it_holds():
     ):
         images.image(1)
     assert images.labels is None
+
+
+def picture_of(number):
+    return Image.new("L", (5, 4), number)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [(picture_of(0), "a cat"), (picture_of(1), ["a dog", "pet"])],
+        [{"image": picture_of(0), "caption": "a cat"}, {"image": picture_of(1), "caption": ["a dog", "pet"]}],
+        [{"img": picture_of(0), "text": "a cat", "label": 1}, {"img": picture_of(1), "text": ["a dog", "pet"]}],
+    ],
+)
+def test_captions_of_items(items):
+    images = Wrapped(items)
+    assert images.captioned and [images.captions(row) for row in (1, 0)] == [("a dog", "pet"), ("a cat",)]
+    assert images.image(1).shape == (3, 4, 5)
+
+
+def test_labels_are_no_captions():
+    images = Wrapped(Own())  # its third element is a text, as the path of a file might be
+    assert not images.captioned and images.captions(0) == ()
+    assert not Wrapped([picture_of(0)]).captioned and Wrapped([picture_of(0)]).captions(0) == ()
+
+
+def test_captions_are_looked_for_once_and_a_broken_first_item_is_passed_over():
+    class Broken(Own):
+        def __getitem__(self, row):
+            return super().__getitem__(row)[0], "text"
+
+    own = Broken(broken=(0,))
+    images = Wrapped(own)
+    assert own.reads == 0 and images.captioned and own.reads == 2 and images.captioned and own.reads == 2
+    assert Subset(images, [1]).captions(0) == ("text",)
+    with pytest.raises(UserError, match="image 0 of Broken cannot be read"):
+        images.captions(0)
+
+
+def test_an_item_with_another_thing_for_a_caption():
+    with pytest.raises(UserError, match="image 0 of list has a caption of type int"):
+        Wrapped([{"image": picture_of(0), "caption": 5}]).captions(0)

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from falseneg.data.captions import LEAVE_OUT, as_captions
 from falseneg.data.image_set import EncodedSet, ImageSet, encode_labels
 from falseneg.data.messages import check_choice, unknown
 from falseneg.data.storage import expanded
 from falseneg.errors import UserError
 
 _TRAIN, _TESTS = "train", ("test", "validation", "valid", "val")
-_USUAL_LABEL = "label"
+_USUAL_LABEL, _USUAL_CAPTION = "label", "caption"
+_TEXTS = ("string", "large_string", "binary", "large_binary")
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
 
 
@@ -30,6 +32,8 @@ class HuggingFace(EncodedSet):
         image: the column of the images; None for the only one there is.
         label: the column of the labels, whole numbers from 0 or names; null for no labels. Where no column has the default
             name, the only column of classes is taken, and without one the images are unlabelled.
+        caption: the column of the captions, texts or lists of texts; null for none. Where no column has the default name,
+            the images are without captions.
         configuration: the configuration of the set, for sets of the Hub that have several.
         download: download a set of the Hub if it is not in the library's cache; otherwise nothing is downloaded.
 
@@ -43,10 +47,12 @@ class HuggingFace(EncodedSet):
         split: str | None = None,
         image: str | None = None,
         label: str | None = _USUAL_LABEL,
+        caption: str | None = _USUAL_CAPTION,
         configuration: str | None = None,
         download: bool = False,
     ) -> None:
-        self.path, self._arguments = path, {"image": image, "label": label, "configuration": configuration}
+        self.path = path
+        self._arguments = {"image": image, "label": label, "caption": caption, "configuration": configuration}
         self._splits = _loaded(path, configuration, download)
         self.split = _chosen_split(path, split, list(self._splits))
         dataset = self._splits[self.split]
@@ -55,6 +61,9 @@ class HuggingFace(EncodedSet):
         if label_column is not None:
             self.labels, self.class_names = _labels(dataset, label_column)
         self._rows = _undecoded(dataset, self._column)
+        self._caption = _caption_column(path, dataset.features, caption)
+        self.captioned = self._caption is not None
+        self._texts = dataset.with_format(None).select_columns([self._caption]) if self.captioned else None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -76,6 +85,17 @@ class HuggingFace(EncodedSet):
             return Path(file).read_bytes()
         except OSError as error:
             raise UserError(f"{file} cannot be opened ({error.strerror or error}): restore it") from error
+
+    def captions(self, row: int) -> tuple[str, ...]:
+        if self._texts is None:
+            return ()
+        try:
+            value = self._texts[row][self._caption]
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self.place(row)} has a caption that is not UTF-8 text: convert it, {LEAVE_OUT}"
+            ) from error
+        return as_captions(value, self.place(row))
 
     def describe(self, row: int) -> str:
         _, file = self._stored(row)
@@ -183,6 +203,21 @@ def _label_column(path: str, features: Mapping[str, Any], label: str | None) -> 
         raise unknown(f"in {path} the column", label, features)
     classes = [name for name, kind in features.items() if type(kind).__name__ == "ClassLabel"]
     return classes[0] if len(classes) == 1 else None
+
+
+def _caption_column(path: str, features: Mapping[str, Any], caption: str | None) -> str | None:
+    if caption is None or (caption == _USUAL_CAPTION and caption not in features):
+        return None
+    if caption not in features:
+        raise unknown(f"in {path} the column", caption, features)
+    kind = features[caption]
+    of_lists = kind[0] if isinstance(kind, list) else getattr(kind, "feature", kind)
+    if getattr(of_lists, "dtype", None) not in _TEXTS:
+        raise UserError(
+            f"the column {caption!r} of {path} holds {kind}, not texts: choose one of texts or of lists of texts with "
+            "caption, or none with null"
+        )
+    return caption
 
 
 def _labels(dataset: Any, column: str) -> tuple[Any, tuple[str, ...] | None]:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from falseneg.data.captions import as_captions
 from falseneg.data.decoding import Decoded, from_any
 from falseneg.data.image_set import UNLABELLED, ImageSet
 from falseneg.errors import UserError
 
-_IMAGE_KEYS, _LABEL_KEYS = ("image", "img"), ("label", "target")
+_IMAGE_KEYS, _LABEL_KEYS, _CAPTION_KEYS = ("image", "img"), ("label", "target"), ("caption", "captions", "text")
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y", "_samples", "samples", "imgs")
 
 
@@ -22,8 +23,9 @@ class DatasetBacked(ImageSet):
     """Images of a data set in torch's sense. Open: the constructor calls this one.
 
     Args:
-        dataset: has a length, and yields by index an image; or a tuple whose first element is one and whose second, if it
-            is a whole number, is the label; or a mapping that holds both, as "image" (or "img") and "label" (or "target").
+        dataset: has a length, and yields by index an image; or a tuple whose first element is one and whose second is the
+            label, if it is a whole number, or the captions, if it is a text or a list of texts; or a mapping that holds
+            these as "image" (or "img"), "label" (or "target") and "caption" (or "captions", "text").
         name: what to call it in messages.
     """
 
@@ -41,6 +43,7 @@ class DatasetBacked(ImageSet):
         self.name = name
         self._labels: Tensor | None = None
         self._labels_known = False
+        self._captioned: bool | None = None
         classes = getattr(dataset, "classes", None)
         is_names = isinstance(classes, Sequence) and not isinstance(classes, str)
         self.class_names = tuple(map(_class_name, classes)) if is_names else None  # type: ignore[arg-type]
@@ -70,6 +73,23 @@ class DatasetBacked(ImageSet):
             return _label_of(self._item(row), self.describe(row))
         except UserError:
             return None
+
+    @property
+    def captioned(self) -> bool:  # type: ignore[override]
+        """Whether the first item that can be read has captions; the last one is tried after the first."""
+        if self._captioned is None:
+            self._captioned = any(self._has_captions(row) for row in (0, len(self) - 1))
+        return self._captioned
+
+    def _has_captions(self, row: int) -> bool:
+        try:
+            return _captions_of(self._item(row)) is not None
+        except UserError:
+            return False
+
+    def captions(self, row: int) -> tuple[str, ...]:
+        """The texts of the item, which is read whole, with its image."""
+        return as_captions(_captions_of(self._item(row)), self.describe(row))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -105,11 +125,12 @@ class DatasetBacked(ImageSet):
 
 
 class Wrapped(DatasetBacked):
-    """Your own data set: (image, label), {"image": ..., "label": ...} or image by index, random access.
+    """Your own data set: (image, label), (image, caption), {"image": ..., "label": ...} or image by index.
 
     Images may be PIL pictures, or tensors or arrays (H, W), (C, H, W) or (H, W, C) as uint8, or as floats within 0..1.
     They should come without random transforms: the views make those. Labels are whole numbers; they are taken from an
-    attribute `targets` or `labels` if there is one, otherwise every item is read once when they are first asked for.
+    attribute `targets` or `labels` if there is one, otherwise every item is read once when they are first asked for. A
+    caption is a text or a list of texts; to read it is to read the item.
 
     Args:
         dataset: the data set.
@@ -143,6 +164,18 @@ def _parts(item: Any, name: str) -> tuple[Any, Any]:
     if isinstance(item, (tuple, list)) and item:
         return item[0], item[1] if len(item) > 1 else None
     return item, None
+
+
+def _captions_of(item: Any) -> Any:
+    """The captions of an item: what stands under their key, or the second element if it is a text or a list of texts."""
+    if isinstance(item, Mapping):
+        return next((item[key] for key in _CAPTION_KEYS if key in item), None)
+    return next(filter(_are_texts, item[1:2]), None) if isinstance(item, (tuple, list)) else None
+
+
+def _are_texts(value: Any) -> bool:
+    values = value if isinstance(value, (tuple, list)) and value else [value]
+    return all(isinstance(each, (str, bytes)) for each in values)
 
 
 def _label_of(item: Any, name: str) -> int | None:
