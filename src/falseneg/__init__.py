@@ -44,7 +44,7 @@ _ROOMS = {
         "OwnDenominators",
     ),
     "falseneg.row_step": ("AdamStep", "GradientStep", "RowStep"),
-    "falseneg.rules": ("AboveThreshold", "Listed", "NoPairs", "PairRule", "SameGroup"),
+    "falseneg.rules": ("AboveThreshold", "Listed", "NoPairs", "PairRule", "SameGroup", "Tiers"),
     "falseneg.sample_table": ("SampleTable",),
     "falseneg.schedule": ("Cosine", "Linear", "Schedule", "Stairs"),
     "falseneg.statistics": (

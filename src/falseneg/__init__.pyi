@@ -47,6 +47,7 @@ from falseneg.rules import Listed as Listed
 from falseneg.rules import NoPairs as NoPairs
 from falseneg.rules import PairRule as PairRule
 from falseneg.rules import SameGroup as SameGroup
+from falseneg.rules import Tiers as Tiers
 from falseneg.sample_table import SampleTable as SampleTable
 from falseneg.schedule import Cosine as Cosine
 from falseneg.schedule import Linear as Linear

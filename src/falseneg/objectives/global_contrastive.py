@@ -85,7 +85,7 @@ class GlobalContrastive(Objective):
         filtered = torch.stack([stats.weight < stats.count for stats in levels]).any(dim=0)
         log_all = log_kept
         # Whether one more sweep is needed only the device knows; not asked where nothing can be filtered out.
-        if strategy.negative < 1 and bool((filtered & running.before_filtering(row)).any()):
+        if any(stats.filters for stats in levels) and bool((filtered & running.before_filtering(row)).any()):
             log_all = _log_mean(negative_stats(contrast, tau, NoPairs(), IGNORE))
         log_u = running.update(row, log_kept, log_all, filtered, value_at(self.gamma, clock))
         if not self.shared_mean:
@@ -108,7 +108,7 @@ class GlobalContrastive(Objective):
         # In training u holds this step's g, and the ratio is at most a few times 1 / gamma; else it may be more.
         ratio = (log_mean - log_u).clamp(max=LARGEST).exp()
         pushed = (log_u + ratio - ratio.detach()).masked_fill(~kept, 0)
-        return tau * (pushed + self.rho) - mean_positive(contrast, stats, strategy)
+        return tau * (pushed + self.rho) - mean_positive(contrast, stats)
 
     def _running(self, contrast: Contrast) -> RunningMean:
         running: RunningMean = of_contrast(self.running, contrast, self)
