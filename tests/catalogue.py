@@ -88,6 +88,19 @@ def contrast_of(kind, seed=0, dtype=torch.float64):
     return fn.Contrast("views", anchors, candidates, cosines, {"support": space}, parts), (z, bank, key)
 
 
+def temperature(kind):
+    """One temperature for all in a batch, one for each anchor elsewhere."""
+    if kind == "batch":
+        return torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    count = {"bank": 4, "alone": 3}[kind]
+    return torch.linspace(0.2, 0.6, count, dtype=torch.float64).requires_grad_()
+
+
+def values_and_gradients(losses, leaves):
+    weights = torch.linspace(0.5, 1.5, len(losses), dtype=losses.dtype)
+    return [losses.detach(), *torch.autograd.grad((losses * weights).sum(), leaves, allow_unused=True)]
+
+
 def rules(contrast):
     """Every rule of the closed set, and combinations, for a contrast."""
     n, m = len(contrast.anchors), len(contrast.candidates)
@@ -109,4 +122,25 @@ def rules(contrast):
         "both": above & listed,
         "either": groups | in_space,
         "everything": everything,
+    }
+
+
+def tiers(contrast):
+    """Tiers of every kind: overlapping rules, all weights, a strategy of the run, nothing and everything flagged."""
+    of = rules(contrast)
+    return {
+        "attract-eliminate": fn.Tiers(((of["above"], fn.ATTRACT), (of["groups"], fn.ELIMINATE))),
+        "three": fn.Tiers(
+            (
+                (of["one-grouping"], fn.ATTRACT_OUTSIDE),
+                (of["above-in-space"], fn.Strategy(0.5, 0.25, True)),
+                (of["either"], fn.Strategy(0, 0.5)),
+            )
+        ),
+        "renormalised": fn.Tiers(((of["listed"], fn.ELIMINATE.renormalised()), (of["groups"], fn.ELIMINATE))),
+        "of-the-run": fn.Tiers(((of["listed"], None), (of["above"], fn.ATTRACT))),
+        "one": fn.Tiers(((of["groups"], fn.ATTRACT_OUTSIDE),)),
+        "one-within-another": fn.Tiers(((of["groups"], fn.IGNORE), (of["one-grouping"], fn.ELIMINATE))),
+        "none": fn.Tiers(((of["none"], fn.ATTRACT), (of["none"], fn.ELIMINATE))),
+        "everything": fn.Tiers(((of["above"], fn.ATTRACT_OUTSIDE), (of["everything"], fn.ELIMINATE.renormalised()))),
     }

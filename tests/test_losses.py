@@ -43,9 +43,9 @@ def test_support_views_and_attraction():
 @pytest.mark.parametrize("detector", [fn.NoDetection(), fn.StartAt(fn.BatchQuantile(0.3), "50%")])
 def test_a_strategy_costs_nothing_before_anything_is_flagged(monkeypatch, detector):
     """Attraction with own denominators takes a sweep of its own; without flags the loss is the plain one, bit for bit."""
-    sweeps, over_flagged = [], fn.NegativeStats.over_flagged
+    sweeps, over_attracted = [], fn.NegativeStats.over_attracted
     monkeypatch.setattr(
-        fn.NegativeStats, "over_flagged", lambda self, rest: sweeps.append(1) or over_flagged(self, rest)
+        fn.NegativeStats, "over_attracted", lambda self, rest: sweeps.append(1) or over_attracted(self, rest)
     )
     views = [torch.randn(6, 4, generator=torch.Generator().manual_seed(view)) for view in range(2)]
     criterion = fn.ContrastiveLoss(detector, fn.ATTRACT_OUTSIDE.renormalised(), fn.OwnDenominators())

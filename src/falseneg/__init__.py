@@ -21,6 +21,7 @@ _ROOMS = {
         "Detector",
         "FixedThreshold",
         "GlobalThreshold",
+        "IdenticalCaptions",
         "IncrementalClusters",
         "Neighbours",
         "NoDetection",
@@ -46,7 +47,7 @@ _ROOMS = {
         "Sigmoid",
     ),
     "falseneg.row_step": ("AdamStep", "GradientStep", "RowStep"),
-    "falseneg.rules": ("AboveThreshold", "Listed", "NoPairs", "PairRule", "SameGroup"),
+    "falseneg.rules": ("AboveThreshold", "Listed", "NoPairs", "PairRule", "SameGroup", "Tiers"),
     "falseneg.sample_table": ("SampleTable",),
     "falseneg.schedule": ("Cosine", "Linear", "Schedule", "Stairs"),
     "falseneg.statistics": (

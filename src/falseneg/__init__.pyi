@@ -14,6 +14,7 @@ from falseneg.detectors import BatchQuantile as BatchQuantile
 from falseneg.detectors import Detector as Detector
 from falseneg.detectors import FixedThreshold as FixedThreshold
 from falseneg.detectors import GlobalThreshold as GlobalThreshold
+from falseneg.detectors import IdenticalCaptions as IdenticalCaptions
 from falseneg.detectors import IncrementalClusters as IncrementalClusters
 from falseneg.detectors import Neighbours as Neighbours
 from falseneg.detectors import NoDetection as NoDetection
@@ -53,6 +54,7 @@ from falseneg.rules import Listed as Listed
 from falseneg.rules import NoPairs as NoPairs
 from falseneg.rules import PairRule as PairRule
 from falseneg.rules import SameGroup as SameGroup
+from falseneg.rules import Tiers as Tiers
 from falseneg.sample_table import SampleTable as SampleTable
 from falseneg.schedule import Cosine as Cosine
 from falseneg.schedule import Linear as Linear

@@ -18,6 +18,8 @@ class Facts:
         classes: how many classes the user expects in the data, or None.
         contrasts: the names of the method's contrasts: state is kept for each of them.
         seed: of the run, for those who draw.
+        caption_groups: (rows,) int64, the same number for images with the same captions, −1 for none; None where nobody
+            asks, or there are no captions.
     """
 
     rows: int
@@ -26,3 +28,4 @@ class Facts:
     classes: int | None = None
     contrasts: tuple[str, ...] = ("views",)
     seed: int = 0
+    caption_groups: Tensor | None = None

@@ -20,7 +20,7 @@ from falseneg.flagged import Flagged, Judged
 from falseneg.methods.simclr import contrast_views
 from falseneg.objectives import GlobalContrastive, InfoNCE, Objective
 from falseneg.rules import NoPairs, at_least_float32
-from falseneg.statistics import global_mean, stats_of_levels
+from falseneg.statistics import global_mean, stats_of_contrasts
 from falseneg.strategy import ELIMINATE, IGNORE, Strategy, StrategyName, strategy_of
 from falseneg.temperature import FixedTemperature, IndividualTemperature, Temperature
 
@@ -72,15 +72,16 @@ class Criterion(nn.Module):
         """
         loss: Tensor | float = 0.0
         judged = []
-        for contrast in contrasts:
-            tau = self.temperature(contrast)
-            rules = self.detector.flag(contrast, clock)
-            rules = rules if isinstance(rules, tuple) else (rules,)
-            # Without any flags all strategies are one, and this one costs nothing.
-            strategy = IGNORE if all(isinstance(rule, NoPairs) for rule in rules) else self.strategy
-            levels = stats_of_levels(contrast, tau, rules, strategy)
+        taus = [self.temperature(contrast) for contrast in contrasts]
+        flagged = [self.detector.flag(contrast, clock) for contrast in contrasts]
+        rules = [found if isinstance(found, tuple) else (found,) for found in flagged]
+        # Without any flags all strategies are one, and this one costs nothing.
+        nothing = all(isinstance(rule, NoPairs) for levels in rules for rule in levels)
+        strategy = IGNORE if nothing else self.strategy
+        found = stats_of_contrasts(contrasts, taus, rules, strategy)
+        for contrast, tau, of_levels, levels in zip(contrasts, taus, rules, found, strict=True):
             self.objective.observe(contrast, levels, tau, strategy, clock)
-            for rule, stats in zip(rules, levels, strict=True):
+            for rule, stats in zip(of_levels, levels, strict=True):
                 losses = self.objective(contrast, stats, tau, strategy, clock)
                 loss = loss + contrast.weight / len(levels) * global_mean(losses)
                 judged.append((contrast, rule, stats))

@@ -7,12 +7,15 @@ Letters: N anchors, M candidates, R clusterings, K listed pairs; a tile has r ro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 
 import torch
 from torch import Tensor
 
 from falseneg.contrast import Space
+from falseneg.errors import UserError
+from falseneg.strategy import Strategy
 
 
 class PairRule:
@@ -178,6 +181,59 @@ class _Either(PairRule):
 
     def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
         return self.first.tile(rows, cols, sim) | self.second.tile(rows, cols, sim)
+
+
+@dataclass(frozen=True, eq=False)
+class _Without(PairRule):
+    rule: PairRule
+    others: PairRule
+
+    def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
+        return self.rule.tile(rows, cols, sim) & ~self.others.tile(rows, cols, sim)
+
+
+Tier = tuple[PairRule, Strategy]
+"""Flagged pairs, and what happens to them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tiers(PairRule):
+    """Rules with a strategy each: attract the surest pairs, eliminate the next. A pair takes the first tier that flags it.
+
+    As a rule by itself it flags what any of them does.
+
+    Args:
+        tiers: at least one rule with its strategy; None stands for the strategy of the run.
+
+    Raises:
+        UserError: there is no tier, or one consists of tiers.
+    """
+
+    tiers: tuple[tuple[PairRule, Strategy | None], ...]
+
+    def __post_init__(self) -> None:
+        if not self.tiers or any(isinstance(rule, Tiers) for rule, _ in self.tiers):
+            raise UserError("Tiers: give at least one pair of a rule and a strategy, and no tiers among the rules")
+
+    def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
+        return self._union.tile(rows, cols, sim)
+
+    def apart(self, strategy: Strategy) -> tuple[Tier, ...]:
+        """The tiers without the pairs of those before them: a pair is in one at most.
+
+        Args:
+            strategy: of the run.
+        """
+        apart: list[Tier] = []
+        before: PairRule | None = None
+        for rule, own in self.tiers:
+            apart.append((rule if before is None else _Without(rule, before), own or strategy))
+            before = rule if before is None else before | rule
+        return tuple(apart)
+
+    @cached_property
+    def _union(self) -> PairRule:
+        return reduce(or_, (rule for rule, _ in self.tiers))
 
 
 @torch.no_grad()

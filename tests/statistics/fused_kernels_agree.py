@@ -288,7 +288,9 @@ def test_what_the_kernels_do_not_know_is_left_to_the_tiled_backend():
             assert type(got.sweep) is (FusedSweep if name in known else TiledSweep)
             torch.testing.assert_close(got.log_sum, tiled.log_sum, rtol=1e-5, atol=1e-5)
             rest = torch.zeros(len(contrast.anchors))
-            assert torch.equal(got.over_flagged(rest), tiled.over_flagged(rest))
+            assert torch.equal(got.over_attracted(rest), tiled.over_attracted(rest))
+        partly = fn.Tiers(((rules["groups"], fn.Strategy(0, 0.5)),))
+        assert type(fn.negative_stats(contrast, tau, partly, fn.ATTRACT, backend="fused").sweep) is TiledSweep
     assert not fused.knows(double, fn.NoPairs())
     stats = fn.negative_stats(half, tau.to(DEVICE), fn.NoPairs(), fn.IGNORE, backend="fused")
     assert type(stats.sweep) is FusedSweep and stats.log_sum.dtype == torch.float32

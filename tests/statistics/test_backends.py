@@ -6,6 +6,7 @@ from dataclasses import replace
 import catalogue
 import pytest
 import torch
+from catalogue import temperature, values_and_gradients
 from reference import loops, moco_loops
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,14 +22,6 @@ def backend(request, monkeypatch):
     if request.param == "tiled-uneven":
         monkeypatch.setattr(tiles, "TILE", 3)
     return request.param.split("-")[0]
-
-
-def temperature(kind):
-    """One temperature for all in a batch, one for each anchor elsewhere."""
-    if kind == "batch":
-        return torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    count = {"bank": 4, "alone": 3}[kind]
-    return torch.linspace(0.2, 0.6, count, dtype=torch.float64).requires_grad_()
 
 
 def by_loop(contrast, flagged, tau, objective, strategy):
@@ -50,11 +43,6 @@ def by_loop(contrast, flagged, tau, objective, strategy):
             )
         )
     return torch.stack(losses)
-
-
-def values_and_gradients(losses, leaves):
-    weights = torch.linspace(0.5, 1.5, len(losses), dtype=losses.dtype)
-    return [losses.detach(), *torch.autograd.grad((losses * weights).sum(), leaves, allow_unused=True)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,17 +142,6 @@ def test_counts_and_weight(backend):
         assert float(stats.weight[i]) == pytest.approx(len(columns) - 0.75 * count)
 
 
-def test_the_sum_of_flagged_cosines_is_there_where_nothing_is_attracted(backend):
-    results = []
-    for strategy in (fn.ATTRACT, fn.ELIMINATE):
-        contrast, leaves = catalogue.contrast_of("bank")
-        rule = catalogue.rules(contrast)["groups"]
-        stats = fn.negative_stats(contrast, torch.tensor(0.2), rule, strategy, backend=backend)
-        results.append(values_and_gradients(stats.flagged_sim, leaves[:2]))
-    assert results[0][0].abs().sum() > 0
-    assert all(map(torch.equal, *results))
-
-
 def test_log_sum_at_another_scale(backend):
     contrast, _ = catalogue.contrast_of("bank")
     stats = fn.negative_stats(contrast, torch.tensor(0.2), fn.NoPairs(), fn.IGNORE, backend=backend)
@@ -185,7 +162,7 @@ def test_gradcheck(backend_name, kind, monkeypatch):
         candidates = anchors if bank is None else fn.Embedded(keys, of_candidate)
         contrast = fn.Contrast("views", anchors, candidates, z[:, :1])
         stats = fn.negative_stats(contrast, tau, listed, fn.Strategy(1, 0.5), backend=backend_name)
-        return stats.log_sum, stats.flagged_sim, stats.log_sum_at(1.5), stats.over_flagged(stats.log_sum)
+        return stats.log_sum, stats.attracted_sim, stats.log_sum_at(1.5), stats.over_attracted(stats.log_sum)
 
     z = torch.randn(len(of_anchor), 3, dtype=torch.float64, requires_grad=True)
     keys = torch.randn(len(of_candidate), 3, dtype=torch.float64, requires_grad=True)
@@ -202,7 +179,7 @@ def test_tiles_of_every_size_agree(seed, monkeypatch):
         stats = fn.negative_stats(
             contrast, torch.tensor(0.1), catalogue.rules(contrast)["either"], fn.ATTRACT, backend="tiled"
         )
-        results.append(values_and_gradients(stats.log_sum + stats.flagged_sim, leaves[:2]))
+        results.append(values_and_gradients(stats.log_sum + stats.attracted_sim, leaves[:2]))
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=1e-12, atol=1e-12)
 
@@ -229,7 +206,7 @@ def test_under_autocast_a_loss_and_its_gradient_stay_in_float32(backend):
             stats = fn.negative_stats(
                 contrast, torch.tensor(0.1), catalogue.rules(contrast)["groups"], fn.ATTRACT, backend=backend
             )
-            total = (stats.log_sum + stats.flagged_sim + stats.over_flagged(stats.log_sum)).sum()
+            total = (stats.log_sum + stats.attracted_sim + stats.over_attracted(stats.log_sum)).sum()
         results.append([total, *torch.autograd.grad(total, z, retain_graph=True)])
     assert all(map(torch.equal, *results))
 
@@ -347,9 +324,9 @@ def test_rows_far_below_the_others_at_cold_temperatures(tau, rules):
 SECOND = {
     "a constant gradient comes in": lambda stats: stats.log_sum.sum(),
     "a gradient that depends on the rows comes in": lambda stats: (stats.log_sum**2).sum(),
-    "cosines of flagged pairs": lambda stats: stats.flagged_sim.sum(),
+    "cosines of attracted pairs": lambda stats: stats.attracted_sim.sum(),
     "another scale": lambda stats: stats.log_sum_at(2.0).sum(),
-    "over flagged": lambda stats: stats.over_flagged(torch.zeros(len(stats.count), dtype=torch.float64)).sum(),
+    "over attracted": lambda stats: stats.over_attracted(torch.zeros(len(stats.count), dtype=torch.float64)).sum(),
 }
 
 

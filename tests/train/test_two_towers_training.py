@@ -6,7 +6,7 @@ import signal
 import captioned
 import pytest
 import torch
-from train.parts import assert_same_weights, digits, untimed
+from train.parts import assert_same_weights, digits, tiny_run, untimed
 from train.test_resume import StopAt
 
 import falseneg as fn
@@ -182,3 +182,13 @@ def test_without_open_clip_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip.tokenizer", None)
     with pytest.raises(fn.UserError, match="pip install 'falseneg.image-text.'"):
         fn.TextEncoder(16, 1, 2, 8)
+
+
+def test_images_with_the_same_captions_are_flagged(tmp_path):
+    """Here they are those of one class, which the detector must not need to know."""
+    data = captioned.CaptionedDigits(one=True)
+    figures = fit(captioned.pair_run(data=data, detector=fn.IdenticalCaptions(), epochs=1), tmp_path / "run")
+    last = [line for line in read_metrics(tmp_path / "run") if line["kind"] == "epoch"][-1]
+    assert last["precision"] == last["recall"] == 1.0 and "retrieval" in figures
+    with pytest.raises(fn.UserError, match="IdenticalCaptions: the images have no captions"):
+        fit(tiny_run(detector=fn.IdenticalCaptions()), tmp_path / "images")

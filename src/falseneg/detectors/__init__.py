@@ -3,6 +3,7 @@
 from falseneg.detectors.base import Detector, Rules
 from falseneg.detectors.combine import AllOf, AnyOf, StartAt
 from falseneg.detectors.global_threshold import GlobalThreshold
+from falseneg.detectors.identical_captions import IdenticalCaptions
 from falseneg.detectors.incremental_clusters import IncrementalClusters
 from falseneg.detectors.neighbours import Neighbours
 from falseneg.detectors.oracle import Oracle
@@ -17,6 +18,7 @@ __all__ = [
     "Detector",
     "FixedThreshold",
     "GlobalThreshold",
+    "IdenticalCaptions",
     "IncrementalClusters",
     "Neighbours",
     "NoDetection",

@@ -37,7 +37,8 @@ class Detector(nn.Module):
     def flag(self, contrast: Contrast, clock: Clock) -> Rules:
         """The rule for this contrast, without gradient. May update state that is kept for each sample.
 
-        A tuple is a list of levels: the step averages their losses.
+        A tuple is a list of levels: the step averages their losses. `Tiers` are one rule whose pairs are treated
+        differently, the surest first.
         """
         raise NotImplementedError
 

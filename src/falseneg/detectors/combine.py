@@ -13,7 +13,7 @@ from falseneg.contrast import Contrast
 from falseneg.detectors.base import Detector, Rules
 from falseneg.errors import UserError
 from falseneg.facts import Facts
-from falseneg.rules import NoPairs, PairRule
+from falseneg.rules import NoPairs, PairRule, Tiers
 
 
 class _Wrapper(Detector):
@@ -47,6 +47,12 @@ class _Wrapper(Detector):
         """One rule a level; a detector with a single level takes part in every level of the others."""
         flagged = [detector.flag(contrast, clock) for detector in self._inner()]
         levels = [rule if isinstance(rule, tuple) else (rule,) for rule in flagged]
+        for detector, rules in zip(self._inner(), levels, strict=True):
+            if any(isinstance(rule, Tiers) for rule in rules):
+                raise UserError(
+                    f"{type(self).__name__}: {type(detector).__name__} flags tiers, each with a strategy of its own, and these "
+                    "do not combine; use it alone, or have it flag one tier"
+                )
         depth = max(len(rules) for rules in levels)
         if any(len(rules) not in (1, depth) for rules in levels):
             counts = ", ".join(str(len(rules)) for rules in levels)

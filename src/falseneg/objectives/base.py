@@ -48,7 +48,8 @@ class Objective(nn.Module):
             contrast: its ``positives`` (N, P) are the cosines with the known positives.
             stats: the statistics of the negatives.
             tau: () or (N,) temperature, of a cosine.
-            strategy: what happens to flagged pairs.
+            strategy: what happens to flagged pairs, unless their tier has a strategy of its own: the statistics weigh each pair
+                as it should be.
             clock: where training stands, for objectives with a schedule.
         """
         raise NotImplementedError

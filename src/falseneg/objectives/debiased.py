@@ -53,9 +53,9 @@ class Debiased(Objective):
         tau = tau.to(stats.log_sum.dtype).expand(len(contrast.anchors))
         positives = contrast.positives / tau[:, None]
         log_positive = positives.logsumexp(dim=1) - math.log(positives.shape[1])
-        log_negatives = debiased(log_mass(stats, strategy), log_weight(stats, strategy), log_positive, tau, prior)
+        log_negatives = debiased(log_mass(stats), log_weight(stats), log_positive, tau, prior)
         log_denominator = torch.logaddexp(positives.logsumexp(dim=1), log_negatives)
-        return log_denominator - mean_positive(contrast, stats, strategy) / tau
+        return log_denominator - mean_positive(contrast, stats) / tau
 
 
 def debiased(log_negatives: Tensor, log_count: Tensor, log_positive: Tensor, tau: Tensor, prior: float) -> Tensor:

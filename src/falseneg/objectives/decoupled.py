@@ -23,7 +23,7 @@ class Decoupled(Objective):
     def forward(
         self, contrast: Contrast, stats: NegativeStats, tau: Tensor, strategy: Strategy, clock: Clock | None = None
     ) -> Tensor:
-        log_negatives = log_mass(stats, strategy)
+        log_negatives = log_mass(stats)
         # Masked before it meets any gradient: -inf times zero would be NaN.
         log_negatives = log_negatives.masked_fill(stats.weight <= 0, 0)
-        return log_negatives - mean_positive(contrast, stats, strategy) / tau.to(log_negatives.dtype)
+        return log_negatives - mean_positive(contrast, stats) / tau.to(log_negatives.dtype)

@@ -103,13 +103,13 @@ class GlobalContrastive(Objective):
         if not self.training:
             return
         running, row = self._running(contrast), contrast.anchors.table_row
-        positives = [mean_positive(contrast, stats, strategy) for stats in levels]
+        positives = [mean_positive(contrast, stats) for stats in levels]
         logs = torch.stack([self._log_mean(*each, tau) for each in zip(levels, positives, strict=True)])
         log_kept = _log_mean_of_levels(logs)
         filtered = torch.stack([stats.weight < stats.count for stats in levels]).any(dim=0)
         log_all = log_kept
         # Whether one more sweep is needed only the device knows; not asked where nothing can be filtered out.
-        if strategy.negative < 1 and bool((filtered & running.before_filtering(row)).any()):
+        if any(stats.filters for stats in levels) and bool((filtered & running.before_filtering(row)).any()):
             log_all = self._log_mean(negative_stats(contrast, tau, NoPairs(), IGNORE), positives[0], tau)
         log_u = running.update(row, log_kept, log_all, filtered, value_at(self.gamma, clock))
         if not self.shared_mean:
@@ -121,7 +121,7 @@ class GlobalContrastive(Objective):
         """(N,) losses, in units of the cosine."""
         tau, kept = tau.to(stats.log_sum.dtype), (stats.weight > 0) | self.own_pair
         # Masked before it meets any gradient: -inf times zero would be NaN.
-        positive = mean_positive(contrast, stats, strategy)
+        positive = mean_positive(contrast, stats)
         log_mean = self._log_mean(stats, positive, tau).masked_fill(~kept, 0)
         log_u = self._of_anchors.get(contrast.name) if self.training else None
         if log_u is None:

@@ -55,11 +55,11 @@ class HardNegatives(Objective):
         tau = tau.to(stats.log_sum.dtype).expand(len(contrast.anchors))
         positives = contrast.positives / tau[:, None]
         log_positive = ((1 + self.beta) * positives).logsumexp(dim=1) - (self.beta * positives).logsumexp(dim=1)
-        log_count = log_weight(stats, strategy)
+        log_count = log_weight(stats)
         log_negatives = log_count + self._mean_of_negatives(stats)
         log_negatives = debiased(log_negatives, log_count, log_positive, tau, prior)
         log_denominator = torch.logaddexp(positives.logsumexp(dim=1), log_negatives)
-        return log_denominator - mean_positive(contrast, stats, strategy) / tau
+        return log_denominator - mean_positive(contrast, stats) / tau
 
     def _mean_of_negatives(self, stats: NegativeStats) -> Tensor:
         """(N,) log of the weighted mean of e^{s/τ}; 0 where nothing has weight."""

@@ -27,5 +27,5 @@ class InfoNCE(Objective):
     ) -> Tensor:
         tau = tau.to(stats.log_sum.dtype)
         log_positives = (contrast.positives / tau.expand(len(contrast.anchors))[:, None]).logsumexp(dim=1)
-        log_denominator = torch.logaddexp(log_positives, log_mass(stats, strategy))
-        return log_denominator - mean_positive(contrast, stats, strategy) / tau
+        log_denominator = torch.logaddexp(log_positives, log_mass(stats))
+        return log_denominator - mean_positive(contrast, stats) / tau

@@ -25,10 +25,10 @@ class OwnDenominators(Objective):
     def forward(
         self, contrast: Contrast, stats: NegativeStats, tau: Tensor, strategy: Strategy, clock: Clock | None = None
     ) -> Tensor:
-        log_rest = log_mass(stats, strategy)
+        log_rest = log_mass(stats)
         tau = tau.to(log_rest.dtype).expand(len(contrast.anchors))
         known = softplus(log_rest[:, None] - contrast.positives / tau[:, None], threshold=SOFTPLUS_IS_LINEAR)
         total = known.sum(dim=1)
-        if strategy.positive > 0:
-            total = total + strategy.positive * stats.over_flagged(log_rest)
-        return total / number_of_positives(contrast, stats, strategy)
+        if stats.attracts:
+            total = total + stats.over_attracted(log_rest)
+        return total / number_of_positives(contrast, stats)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor, nn
@@ -44,17 +46,17 @@ class Sigmoid(Objective):
         bias = self.bias.to(stats.log_sum.dtype).expand(len(contrast.anchors))
         known = -contrast.positives / tau.expand(len(bias))[:, None] - bias[:, None]
         pulled = softplus(known, threshold=SOFTPLUS_IS_LINEAR).sum(dim=1)
-        if strategy.positive > 0:
-            pulled = pulled + strategy.positive * stats.over_flagged(-bias)
+        if stats.attracts:
+            pulled = pulled + stats.over_attracted(-bias)
         # softplus(b − s/τ) is what a sweep sums: of the opposite anchors it is softplus(b + s/τ).
         opposite = replace(contrast, anchors=replace(contrast.anchors, z=-contrast.anchors.z))
-        apart = NoPairs() if strategy.negative == 1 else stats.rule  # all weigh alike: no need to tell them apart
-        pushed = self._pushed(opposite, tau, _Of(apart, flagged=False), bias)
-        if 0 < strategy.negative < 1:
-            pushed = pushed + strategy.negative * self._pushed(opposite, tau, _Of(stats.rule, flagged=True), bias)
-        if strategy.renormalise:
-            pushed = pushed * torch.where(stats.weight > 0, stats.count / stats.weight, 1)
-        return pulled + pushed
+        lighter = [(rule, own.negative) for rule, own in stats.tiers if own.negative < 1]
+        others = reduce(or_, [rule for rule, _ in lighter]) if lighter else NoPairs()
+        pushed = self._pushed(opposite, tau, _Of(others, flagged=False), bias)
+        for rule, weight in lighter:
+            if weight > 0:
+                pushed = pushed + weight * self._pushed(opposite, tau, _Of(rule, flagged=True), bias)
+        return pulled + pushed * torch.where(stats.weight > 0, stats.full / stats.weight, 1)
 
     @staticmethod
     def _pushed(opposite: Contrast, tau: Tensor, rule: PairRule, bias: Tensor) -> Tensor:

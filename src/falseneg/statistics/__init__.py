@@ -2,7 +2,7 @@
 
 from falseneg.statistics.gather import gather, global_mean
 from falseneg.statistics.measuring import Confusion, confusion, flagged_pairs, similarity_histogram
-from falseneg.statistics.negatives import NegativeStats, negative_stats, stats_of_levels
+from falseneg.statistics.negatives import NegativeStats, negative_stats, stats_of_contrasts, stats_of_levels
 from falseneg.statistics.scan import count_above, row_quantile, top_k
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "negative_stats",
     "row_quantile",
     "similarity_histogram",
+    "stats_of_contrasts",
     "stats_of_levels",
     "top_k",
 ]

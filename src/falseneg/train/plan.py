@@ -16,12 +16,14 @@ from falseneg.data import (
     ViewSet,
     align_classes,
     as_image_set,
+    caption_groups,
     inspect,
     split_holdout,
     view_loader,
 )
 from falseneg.data.loader import Captions, EpochSampler
 from falseneg.data.views import Crops
+from falseneg.detectors import IdenticalCaptions
 from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.losses import Criterion
@@ -208,7 +210,9 @@ def prepare_criterion(run: Run, plan: Plan) -> Criterion:
     """
     negatives = run.method.negatives(plan.batch_size)
     names = run.method.contrast_names
-    facts = Facts(len(plan.train), negatives, plan.train.labels, run.expected_classes, names, run.seed)
+    asked = plan.train.captioned and any(isinstance(part, IdenticalCaptions) for part in run.detector.modules())
+    groups = caption_groups(plan.train) if asked else None
+    facts = Facts(len(plan.train), negatives, plan.train.labels, run.expected_classes, names, run.seed, groups)
     criterion = Criterion(run.detector, run.strategy, run.objective, run.temperature)
     criterion.prepare(facts)
     return criterion
