@@ -177,7 +177,7 @@ def reading(files: Sequence[Path]) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{listed(files)} cannot be read as Parquet ({reason}): give whole Parquet files") from error
 
