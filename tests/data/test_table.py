@@ -114,6 +114,7 @@ def test_what_is_no_file_is_not_read(table, tmp_path, name):
             "image,caption\n1.png,a cat, black\n",
             r"line 2 of .*a\.csv has 3 cells, and the first line 2: put a text that holds ','",
         ),
+        ('image,caption\n1.png,"a\nb"\n2.png,b,c\n', r"line 4 of .*a\.csv has 3 cells"),
         ("image,caption\n1.png,a\n ,b\n", r"line 3 of .*a\.csv names no image"),
         (
             'image,caption\n1.png,a\n2.png,"b\n3.png,"c"\n',
