@@ -2,6 +2,7 @@ import pickle
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -219,9 +220,12 @@ def test_bad_columns_of_captions(tmp_path, pictures):
         HuggingFace(path, caption="label")
 
 
-def test_a_caption_that_is_not_utf8(tmp_path, pictures):
-    texts = datasets.Dataset.from_dict({"caption": [b"\xe9", *[b"b"] * 4]})
-    whole = datasets.concatenate_datasets([made(pictures), texts], axis=1)
+@pytest.mark.parametrize("kind", ["string", "binary"])
+def test_a_caption_that_is_not_utf8(tmp_path, pictures, kind):
+    texts = pa.array([b"\xe9", *[b"b"] * 4], pa.binary())
+    if kind == "string":  # it says that it is
+        texts = pa.StringArray.from_buffers(5, *texts.buffers()[1:])
+    whole = datasets.concatenate_datasets([made(pictures), datasets.Dataset(pa.table({"caption": texts}))], axis=1)
     images = HuggingFace(saved(whole, tmp_path / "set"))
     assert images.captions(1) == ("b",)
     with pytest.raises(UserError, match="train image 0.* has a caption that is not UTF-8 text"):

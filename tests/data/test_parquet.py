@@ -214,6 +214,18 @@ def test_a_column_of_lists_of_captions(tmp_path, encode, picture, either_way, ki
     assert (images.image(5).permute(1, 2, 0).numpy() == picture(5)).all()
 
 
+def test_lists_are_measured_before_they_are_read(tmp_path, encode, picture):
+    path = captioned(tmp_path / "a.parquet", encode, picture, [[f"{number}" * 1000] for number in range(10)])
+    assert column_module.stored_size([path], "caption") > 10_000
+
+
+def test_a_column_unpacked_as_captions_is_not_taken_for_images(tmp_path, encode, picture, monkeypatch):
+    monkeypatch.setattr(column_module, "IN_MEMORY", 100)
+    path = captioned(tmp_path / "a.parquet", encode, picture, [encode(picture(9))], "other")
+    Parquet(path, caption="other")
+    assert Parquet(path, image="other").encoded(0) == encode(picture(9))
+
+
 def test_files_of_either_kind_of_captions_are_one_set(tmp_path, encode, picture, either_way):
     captioned(tmp_path / "a.parquet", encode, picture, ["a", "b", "c"])
     captioned(tmp_path / "b.parquet", encode, picture, [["d", "e"]], use_compliant_nested_type=False)

@@ -228,6 +228,7 @@ def test_captions_of_a_field_beside_labels_of_another(captioned):
         ("[1]", "is a list: give an object with fields"),
         (f'{{"text": "{"a" * (2**20 + 1)}"}}', "a caption of 1,048,577 bytes: give at most 1,048,576"),
         (" " * 2**22 + '{"text": "a"}', "a caption of 4,194,317 bytes"),
+        (" " * 2**22 + "{}", "a caption of 4,194,306 bytes"),  # nor is it read to be indexed
     ],
 )
 def test_a_bad_field_is_said_where_it_is_read(captioned, content, message):
@@ -255,8 +256,8 @@ def test_a_field_that_no_sample_has(captioned):
 
 
 def test_the_index_of_one_caption_is_not_read_for_another(captioned):
-    path = captioned('{"text": "a", "other": "b"}', ending="json")
-    assert [Shards(path, caption=name).captions(0) for name in ("text", "other")] == [("a",), ("b",)]
+    path = captioned('{"text": "a"}', '{"other": "b"}', ending="json")
+    assert [Shards(path, caption=name).captions(1) for name in ("text", "other")] == [(), ("b",)]
 
 
 def test_members_that_stand_twice(tmp_path, write, encode, picture):

@@ -9,6 +9,7 @@ from falseneg.data.inspection import Inspection, find_duplicates, inspect
 from falseneg.data.loader import EpochSampler, ViewLoader, ViewSample, ViewSet, collate, view_loader
 from falseneg.data.parquet import Parquet
 from falseneg.data.shards import Shards
+from falseneg.data.table import Table
 from falseneg.data.torchvision_sets import Cifar10, Cifar100, Torchvision
 from falseneg.data.views import Augmentation, Crops, evaluation_view, view_generator_seed
 from falseneg.data.wrapped import Wrapped, as_image_set
@@ -29,6 +30,7 @@ __all__ = [
     "Parquet",
     "Shards",
     "Subset",
+    "Table",
     "Torchvision",
     "ViewLoader",
     "ViewSample",

@@ -103,7 +103,6 @@ def as_texts(array: Any) -> Any:
     """Lists of bytes, of an array of texts or of lists of texts: nothing is decoded, for a text may be in any encoding."""
     import pyarrow as pa
 
-    array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
     if not pa.types.is_nested(array.type):
         places = pa.array(np.arange(len(array) + 1), pa.int64())
         return pa.LargeListArray.from_arrays(places, array.cast(pa.large_binary()))
@@ -177,7 +176,7 @@ def reading(files: Sequence[Path]) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{listed(files)} cannot be read as Parquet ({reason}): give whole Parquet files") from error
 
