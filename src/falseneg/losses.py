@@ -107,6 +107,8 @@ class DropInLoss(nn.Module):
 
     item: ClassVar[str]
     """What a line of the data set is called: "image" or "pair"."""
+    rows_by: ClassVar[str] = "sample, their rows in it, at each call"
+    """How their rows are given."""
 
     def __init__(
         self, criterion: Criterion, rows: int | None, classes: int | None, contrasts: tuple[str, ...], negatives: int
@@ -121,7 +123,7 @@ class DropInLoss(nn.Module):
         elif keeping := [part for part in self.modules() if isinstance(part, _KEPT_FOR_EACH_IMAGE)]:
             raise UserError(
                 f"{owner}: {type(keeping[0]).__name__} keeps something for each {self.item}; give {items}, the number of "
-                f"{items} in the data set, and sample, their rows in it, at each call"
+                f"{items} in the data set, and {self.rows_by}"
             )
 
     def _samples(self, sample: Tensor | None, rows: Tensor) -> Tensor:
@@ -134,8 +136,7 @@ class DropInLoss(nn.Module):
         if sample is None:
             if self.rows is not None:
                 raise UserError(
-                    f"{owner}: what is kept for each {self.item} needs to know the {self.item}s; give sample, their rows in "
-                    "the data set"
+                    f"{owner}: what is kept for each {self.item} needs to know the {self.item}s; give {self.rows_by}"
                 )
             return torch.full((len(rows),), NOBODY, device=rows.device)
         check_sample(sample, rows, owner)
