@@ -37,6 +37,8 @@ def data():
 def step(own, directions, detector):
     """Loss, gradient of a linear encoder, figures, and what GloFND learned, of the pairs of this rank."""
     columns, guide, sample, same = data()
+    if detector != "glofnd":  # which keeps something for each pair, and has to know them
+        sample = torch.where(sample > 3, -1, sample)
     weight = torch.randn(IN, DIM, generator=torch.Generator().manual_seed(5), dtype=torch.float64).requires_grad_()
     directions, jointly = DIRECTIONS[directions]
     criterion = fn.Criterion(DETECTORS[detector](), temperature=0.25)

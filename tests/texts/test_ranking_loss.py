@@ -223,6 +223,20 @@ def test_evaluation_counts_nothing_and_flags_what_needs_no_state(model):
     assert loss.skipped() == before
 
 
+def test_a_detector_of_ones_own_is_told_whether_it_may_learn(model):
+    class Learning(fn.Detector):
+        def flag(self, contrast, clock):
+            modes.append(self.training)
+            return fn.NoPairs()
+
+    modes, loss = [], loss_of(model, Learning())
+    features = [model.preprocess(column) for column in tiny_texts.texts(4, 0, 2)]
+    for learning in (True, False, True):
+        with torch.set_grad_enabled(learning):
+            loss(features)
+    assert modes == [True, False, True]
+
+
 @pytest.mark.parametrize("directions", [("query_to_doc",), ALL])
 def test_a_single_pair_is_taken_as_sentence_transformers_takes_it(model, directions):
     """The last batch of an epoch may be one."""
