@@ -139,9 +139,9 @@ class DropInLoss(nn.Module):
                     f"{owner}: what is kept for each {self.item} needs to know the {self.item}s; give {self.rows_by}"
                 )
             return torch.full((len(rows),), NOBODY, device=rows.device)
-        check_sample(sample, rows, owner)
+        check_sample(sample, rows, owner, self.item)
         if self.rows is not None:
-            check_rows(sample, self.rows, owner)
+            check_rows(sample, self.rows, owner, self.item)
         return sample.long()
 
     def _check_number(self, flagged: Flagged, contrast: Contrast) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from falseneg.batch import Embeddings
-from falseneg.call_checks import check_pairs, check_support
+from falseneg.call_checks import check_guide, check_pairs, check_scale, check_support
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast, Space
 from falseneg.detectors import Detector
@@ -100,9 +100,9 @@ class PairLoss(DropInLoss):
 
         Raises:
             UserError: features, ``support``, ``guide`` or ``sample`` of another shape, type or device than these lines
-                say; a single pair, on one process; no ``logit_scale`` where no temperature was given; no ``sample`` where
-                state is kept for each pair, or one beyond the data set; no ``support`` where the detector looks at it; so
-                few pairs that a `SupportSet` flags all negatives.
+                say; a single pair, on one process; no ``logit_scale``, or one that is not above 0, where no temperature was
+                given; no ``sample`` where state is kept for each pair, or one beyond the data set; no ``support`` where the
+                detector looks at it; so few pairs that a `SupportSet` flags all negatives.
         """
         check_pairs(image_features, text_features)
         index = self._samples(sample, image_features)
@@ -116,6 +116,7 @@ class PairLoss(DropInLoss):
             temperature.take(logit_scale, rows["image"])
         contrasts = contrast_pairs(Embeddings(index, rows))
         if guide is not None:
+            check_guide(guide, rows["image"][:, 0])
             contrasts = [
                 _guided(contrast, *sides) for contrast, sides in zip(contrasts, _both_ways(guide), strict=True)
             ]
@@ -135,10 +136,7 @@ class _OfCall(Temperature):
         self.tau = torch.ones(())
 
     def take(self, logit_scale: Tensor | float | None, like: Tensor) -> None:
-        if logit_scale is None:
-            raise UserError(
-                "PairLoss: got no logit_scale; give it, 1 / tau, or a temperature when the criterion is made"
-            )
+        check_scale(logit_scale)
         self.tau = 1 / torch.as_tensor(logit_scale, dtype=like.dtype, device=like.device).reshape(())
 
     def forward(self, contrast: Contrast) -> Tensor:
@@ -152,16 +150,7 @@ def _both_ways(guide: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 
 def _guided(contrast: Contrast, anchors: Tensor, candidates: Tensor) -> Contrast:
-    """The contrast with the guide's similarity as a space.
-
-    Raises:
-        UserError: the guide's rows are not those of the pairs.
-    """
-    if anchors.shape != candidates.shape or len(anchors) != len(contrast.anchors):
-        raise UserError(
-            f"PairLoss: got a guide of {tuple(anchors.shape)} and {tuple(candidates.shape)} for {len(contrast.anchors)} pairs; "
-            "give (B, E) for each side"
-        )
+    """The contrast with the guide's similarity as a space."""
     each = torch.arange(len(anchors), device=anchors.device)
     positives = (anchors * candidates).sum(dim=1)
     space = Space(anchors[:, None], each, gather_rows(candidates), positives)

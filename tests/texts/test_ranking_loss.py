@@ -82,6 +82,16 @@ def test_a_guide_with_another_tokenizer_reads_the_texts_again(model, tmp_path):
         same(ours, theirs, model, texts)
 
 
+def test_a_guide_leaves_what_it_reads_to_the_model(model, guide):
+    """Models write into their features, which others read again."""
+    loss = loss_of(model, guide=guide)
+    features = [model.preprocess(column) for column in tiny_texts.texts(6, 0, 2)]
+    before = [dict(each) for each in features]
+    for size in (0, 4):
+        loss.guide(features, size)
+    assert [each.keys() for each in features] == [each.keys() for each in before]
+
+
 @pytest.mark.parametrize("columns", [2, 4])
 def test_a_gradient_cache_changes_nothing(model, columns):
     texts = tiny_texts.texts(11, 0, columns)
