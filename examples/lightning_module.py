@@ -11,6 +11,7 @@ import falseneg as fn
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
+# --8<-- [start:module]
 class Pairs(lightning.LightningModule):
     def __init__(self, pairs: int, words: int) -> None:
         super().__init__()
@@ -34,10 +35,13 @@ class Pairs(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=3e-3)
 
 
+# --8<-- [end:module]
+
+
 lightning.seed_everything(0, verbose=False)
 digits = load_digits()
 images = torch.tensor(digits.images / 16, dtype=torch.float32)
-# A caption is the digit's word and the number of a writer: ten times as many pairs as words, so one negative in ten is false.
+# A caption is the digit's word and one of 50 writers: in every tenth negative the word is the anchor's own.
 tokens = torch.stack([torch.tensor(digits.target), 10 + torch.arange(len(images)) % 50], dim=1)
 data = TensorDataset(torch.arange(len(images)), images, tokens)
 module = Pairs(len(images), words=60)

@@ -96,7 +96,7 @@ class DropInLoss(nn.Module):
     """What criteria for somebody else's loop share. Abstract.
 
     Args:
-        detector, strategy, objective, temperature: as in `Criterion`.
+        criterion: detector, objective, strategy and temperature in one.
         rows: how many items the data set has; None where nothing is kept for each of them.
         classes: how many kinds to expect in it, for what the detector leaves open.
         contrasts: the names of the contrasts.
