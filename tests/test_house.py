@@ -21,7 +21,7 @@ RANK = {
     **dict.fromkeys(("detectors", "objectives", "temperature"), 6),
     "methods": 7,
     **dict.fromkeys(("losses", "data"), 8),
-    **dict.fromkeys(("pair_loss", "evaluation"), 9),
+    **dict.fromkeys(("pair_loss", "sentence_transformers", "evaluation"), 9),
     "train": 10,
     "compare": 11,
     "report": 12,

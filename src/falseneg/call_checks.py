@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -59,6 +60,49 @@ def check_pairs(first: Tensor, second: Tensor) -> None:
         )
 
 
+def check_guide(guide: tuple[Tensor, Tensor], images: Tensor) -> None:
+    """Refuse a guide's embeddings that are not of these (B, D) rows, (B, E) for each side.
+
+    Raises:
+        UserError: there are not two, or they are of another shape, of no floating-point type or on another device.
+    """
+    sides = list(guide) if isinstance(guide, (tuple, list)) else [guide]
+    fit = len(sides) == 2 and all(
+        isinstance(side, Tensor)
+        and side.ndim == 2
+        and len(side) == len(images)
+        and side.shape == sides[0].shape
+        and side.is_floating_point()
+        and side.device == images.device
+        for side in sides
+    )
+    if not fit:
+        given = " and ".join(_described(side) for side in sides)
+        raise UserError(
+            f"PairLoss: got a guide of {given} for {len(images)} pairs; give (B, E) for each side, of floating-point types "
+            "and on the device of the features"
+        )
+
+
+def check_scale(logit_scale: Tensor | float | None) -> None:
+    """Refuse what cosines cannot be multiplied by, as far as that can be seen without waiting for the device.
+
+    Raises:
+        UserError: there is none, or it is not one number above 0.
+    """
+    if logit_scale is None:
+        raise UserError("PairLoss: got no logit_scale; give it, 1 / tau, or a temperature when the criterion is made")
+    given = _described(logit_scale)
+    if isinstance(logit_scale, Tensor):
+        fits = logit_scale.numel() == 1
+        if fits and logit_scale.device.type == "cpu":
+            logit_scale = float(logit_scale.detach())
+    if not isinstance(logit_scale, Tensor):
+        given, fits = f"{logit_scale:g}", 0 < logit_scale < math.inf
+    if not fits:
+        raise UserError(f"PairLoss: logit_scale is {given}; give one number above 0, what cosines are multiplied by")
+
+
 def check_support(support: Sequence[Tensor] | Tensor, images: Tensor, owner: str) -> None:
     """Refuse support views that are not of these images, (B, D).
 
@@ -82,8 +126,8 @@ def check_support(support: Sequence[Tensor] | Tensor, images: Tensor, owner: str
         )
 
 
-def check_sample(sample: Tensor, images: Tensor, owner: str) -> None:
-    """Refuse what does not say for each of these (B, D) rows which image it shows.
+def check_sample(sample: Tensor, images: Tensor, owner: str, item: str = "image") -> None:
+    """Refuse what does not say for each of these (B, D) rows which image, or pair, it shows.
 
     Raises:
         UserError: it is of another length, not of an integer type or on another device.
@@ -93,8 +137,8 @@ def check_sample(sample: Tensor, images: Tensor, owner: str) -> None:
     )
     if not (whole and sample.shape == (len(images),) and sample.device == images.device):
         raise UserError(
-            f"{owner}: got a sample of {_described(sample)}; give {len(images)} whole numbers, one for each image, on "
-            "the device of the views"
+            f"{owner}: got a sample of {_described(sample)}; give {len(images)} whole numbers, one for each {item}, on "
+            f"the device of the {'views' if item == 'image' else 'features'}"
         )
 
 
@@ -105,7 +149,7 @@ def _described(given: object) -> str:
     return f"{tuple(given.shape)} {str(given.dtype).removeprefix('torch.')} on {given.device}"
 
 
-def check_rows(sample: Tensor, images: int, owner: str) -> None:
+def check_rows(sample: Tensor, images: int, owner: str, item: str = "image") -> None:
     """Refuse rows that the data set does not have: some would be mistaken for others.
 
     Raises:
@@ -114,6 +158,6 @@ def check_rows(sample: Tensor, images: int, owner: str) -> None:
     least, most = torch.stack(sample.aminmax()).tolist()
     if least < 0 or most >= images:
         raise UserError(
-            f"{owner}: sample holds {most if most >= images else least}, but a data set of {images} images has the "
-            f"rows 0 to {images - 1}; give the rows of the images, or the right number of images"
+            f"{owner}: sample holds {most if most >= images else least}, but a data set of {images} {item}s has the "
+            f"rows 0 to {images - 1}; give the rows of the {item}s, or the right number of {item}s"
         )

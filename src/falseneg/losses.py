@@ -97,7 +97,7 @@ class DropInLoss(nn.Module):
     """What criteria for somebody else's loop share. Abstract.
 
     Args:
-        detector, strategy, objective, temperature: as in `Criterion`.
+        criterion: detector, objective, strategy and temperature in one.
         rows: how many items the data set has; None where nothing is kept for each of them.
         classes: how many kinds to expect in it, for what the detector leaves open.
         contrasts: the names of the contrasts.
@@ -108,6 +108,8 @@ class DropInLoss(nn.Module):
 
     item: ClassVar[str]
     """What a line of the data set is called: "image" or "pair"."""
+    rows_by: ClassVar[str] = "sample, their rows in it, at each call"
+    """How their rows are given."""
 
     def __init__(
         self, criterion: Criterion, rows: int | None, classes: int | None, contrasts: tuple[str, ...], negatives: int
@@ -122,7 +124,7 @@ class DropInLoss(nn.Module):
         elif keeping := [part for part in self.modules() if isinstance(part, _KEPT_FOR_EACH_IMAGE)]:
             raise UserError(
                 f"{owner}: {type(keeping[0]).__name__} keeps something for each {self.item}; give {items}, the number of "
-                f"{items} in the data set, and sample, their rows in it, at each call"
+                f"{items} in the data set, and {self.rows_by}"
             )
 
     def _samples(self, sample: Tensor | None, rows: Tensor) -> Tensor:
@@ -135,13 +137,12 @@ class DropInLoss(nn.Module):
         if sample is None:
             if self.rows is not None:
                 raise UserError(
-                    f"{owner}: what is kept for each {self.item} needs to know the {self.item}s; give sample, their rows in "
-                    "the data set"
+                    f"{owner}: what is kept for each {self.item} needs to know the {self.item}s; give {self.rows_by}"
                 )
             return torch.full((len(rows),), NOBODY, device=rows.device)
-        check_sample(sample, rows, owner)
+        check_sample(sample, rows, owner, self.item)
         if self.rows is not None:
-            check_rows(sample, self.rows, owner)
+            check_rows(sample, self.rows, owner, self.item)
         return sample.long()
 
     def _check_number(self, flagged: Flagged, contrast: Contrast) -> None:

@@ -9,7 +9,7 @@ import torch
 from reference import loops
 
 import falseneg as fn
-from falseneg.statistics import scan, tiles
+from falseneg.statistics import measuring, scan, tiles
 
 
 @pytest.fixture(autouse=True, params=[2**21, 25])
@@ -187,6 +187,12 @@ def test_flagged_pairs_and_histogram_agree_with_the_statistics():
     assert len(anchors) == int(stats.flagged.sum()) > 10
     torch.testing.assert_close(scores, (contrast.anchors.z[anchors] * contrast.anchors.z[columns]).sum(1).detach())
     assert len(fn.flagged_pairs(contrast, rule, limit=7)[0]) == 7
+    for number in (7, 1000):
+        best = measuring.most_similar_flagged(contrast, rule, number)
+        assert torch.equal(best[2], scores.sort(descending=True).values[:number])
+        listed = {*zip(anchors.tolist(), columns.tolist(), scores.tolist(), strict=True)}
+        assert {*zip(*(each.tolist() for each in best), strict=True)} <= listed
+    assert len(measuring.most_similar_flagged(contrast, fn.NoPairs(), 7)[0]) == 0
     plain = fn.similarity_histogram(contrast, rule, None, bins=20)
     assert int(plain["negative"].sum()) == int(stats.count.sum())
     assert int(plain["flagged"].sum()) == int(stats.flagged.sum())

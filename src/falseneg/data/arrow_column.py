@@ -33,7 +33,7 @@ class Column:
         convert: brings an array of the values into the form in which it is kept; one of this module's functions.
 
     Raises:
-        UserError: a file is no Parquet, is damaged, or unpacks to too much.
+        UserError: a file is not Parquet, is damaged, or unpacks to too much.
     """
 
     def __init__(self, files: Sequence[Path], name: str, cache: str | None, convert: Callable[[Any], Any]) -> None:
@@ -171,7 +171,7 @@ def arrays(files: Sequence[Path], column: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def reading(files: Sequence[Path]) -> Iterator[None]:
-    """Says in one sentence that files are no Parquet, or are damaged."""
+    """Says in one sentence that files are not Parquet, or are damaged."""
     import pyarrow as pa
 
     try:

@@ -233,12 +233,12 @@ def _samples(tar: tarfile.TarFile, content: mmap.mmap, file: Path, found: _Found
             members = samples.setdefault(f"{folder}/{key}", {})
             found.repeated += ending.lower() in members
             members[ending.lower()] = member
-    # The reader takes anything that is no header for the end.
+    # The reader takes anything but a header for the end.
     behind = content[tar.offset : tar.offset + tarfile.BLOCKSIZE]
     if not behind:
         found.without_end.append(file)
     elif len(behind) < tarfile.BLOCKSIZE or any(behind):
-        raise tarfile.TarError(f"what stands at byte {tar.offset:,} is no member")
+        raise tarfile.TarError(f"there is no member at byte {tar.offset:,}")
     return samples.values()
 
 
@@ -251,13 +251,13 @@ def _fields(text: bytes, place: str) -> dict[str, Any]:
     """The fields of a KEY.json.
 
     Raises:
-        UserError: it is no JSON, or has no fields.
+        UserError: it is not JSON, or has no fields.
     """
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise UserError(f"the KEY.json of {place} is not JSON ({reason}): mend it, {LEAVE_OUT}") from error
+        raise UserError(f"the KEY.json of {place} is not JSON ({reason}): fix it, {LEAVE_OUT}") from error
     if not isinstance(fields, dict):
         raise UserError(
             f"the KEY.json of {place} is a {type(fields).__name__}: give an object with fields, {LEAVE_OUT}"

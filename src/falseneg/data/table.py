@@ -60,7 +60,7 @@ class Table(FileSet):
     ) -> None:
         table = expanded(path)
         if not table.is_file():  # a device may have no end
-            what = "is no file" if table.exists() else "does not exist"
+            what = "is not a file" if table.exists() else "does not exist"
             raise UserError(f"{path} {what}: give a CSV, TSV or Parquet file with a line an image or caption")
         if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
             raise UserError(
@@ -96,7 +96,7 @@ class Table(FileSet):
 
     def _check(self, row: int) -> None:
         if not os.path.isfile(self.place(row)):  # nor is it a device, which a stranger's table may name
-            raise UserError(f"there is no file {self.place(row)}: put it back, or leave its lines out of the table")
+            raise UserError(f"there is no file {self.place(row)}: restore it, or leave its lines out of the table")
 
 
 def _gathered(lines: Iterable[Line]) -> tuple[list[str], list[Any], Any]:

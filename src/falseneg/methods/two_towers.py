@@ -22,7 +22,7 @@ class TwoTowers(Method):
 
     An image is an anchor with its text as the positive, and the texts of all other images, of all ranks, as negatives;
     and the other way round. Each direction has a name, so that detectors, objectives and temperatures keep state for
-    each image and for each text. Where an image has several captions, one of them is drawn anew in each epoch.
+    each image and for each text. Where an image has several captions, each epoch draws one of them.
 
     A detector may compare in the ``space`` "image" or "text" (the anchor's own image or text with those of the other
     pairs, in either direction), or in "support": an image's further crops with the texts, a text's other captions with
@@ -89,23 +89,19 @@ class TwoTowers(Method):
         return images - 1
 
 
-def contrast_pairs(
-    embeddings: Embeddings,
-    names: tuple[str, str] = (IMAGE_TO_TEXT, TEXT_TO_IMAGE),
-) -> list[Contrast]:
+def contrast_pairs(embeddings: Embeddings) -> list[Contrast]:
     """Both directions of B pairs: anchor b of each is its side of pair b.
 
     Args:
         embeddings: "image" (B, 1, D) and "text" (B, 1, D), the two sides; "support" (B, S, D) and "support text"
             (B, T, D), further views of the first and of the second, if any.
-        names: of the contrast of the first side with the second, and of the second with the first.
     """
     sample = told_apart(embeddings.index)
-    sides = [Embedded(embeddings.rows[name][:, 0], sample) for name in ("image", "text")]
+    sides = [Embedded(embeddings.rows[name].squeeze(1), sample) for name in ("image", "text")]
     everyone = [gather(side) for side in sides]
     positives = (sides[0].z * sides[1].z).sum(dim=1, keepdim=True)
     contrasts = []
-    for own, support, name in ((0, "support", names[0]), (1, "support text", names[1])):
+    for own, support, name in ((0, "support", IMAGE_TO_TEXT), (1, "support text", TEXT_TO_IMAGE)):
         spaces = {kind: _own_kind(sides[side], everyone[side]) for side, kind in enumerate(("image", "text"))}
         if "support" in embeddings.rows or "support text" in embeddings.rows:
             queries = embeddings.rows.get(support, sides[own].z[:, None]).detach()

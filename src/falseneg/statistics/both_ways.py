@@ -35,7 +35,7 @@ class BothWays:
 def both_ways(
     contrasts: Sequence[Contrast], tau: Sequence[Tensor], rules: Sequence[Sequence[PairRule]]
 ) -> BothWays | None:
-    """The two directions as one; None where these are no two directions of one matrix, or their tiers differ.
+    """The two directions as one; None unless these are the two directions of one matrix, with tiers of one kind.
 
     Args:
         contrasts: of one step.

@@ -101,6 +101,25 @@ def flagged_pairs(contrast: Contrast, rule: PairRule, limit: int) -> tuple[Tenso
 
 
 @torch.no_grad()
+def most_similar_flagged(contrast: Contrast, rule: PairRule, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The flagged negatives with the highest cosines, highest first, at most ``number``: anchors, columns and cosines.
+
+    One sweep of the matrix, and memory for so many pairs.
+    """
+    z, width = contrast.anchors.z, len(contrast.candidates)
+    best, place = z.new_empty(0), torch.empty(0, dtype=torch.int64, device=z.device)
+    for rows, cols, sim, _ in row_blocks(contrast):
+        _, flagged = masks(contrast, rule, rows, cols, sim)
+        score, inside = sim.masked_fill(~flagged, -torch.inf).flatten().topk(min(number, sim.numel()))
+        best, place = torch.cat([best, score]), torch.cat([place, inside + rows.start * width])
+        best, order = best.topk(min(number, len(best)))
+        place = place[order]
+    listed = best > -torch.inf
+    best, place = best[listed], place[listed]
+    return place // width, place % width, best
+
+
+@torch.no_grad()
 def similarity_histogram(
     contrast: Contrast, rule: PairRule, labels: Tensor | None, bins: int = 100
 ) -> dict[str, Tensor]:

@@ -127,7 +127,13 @@ def _inspected(
     """The readable images, and a sentence for each other; what was found is said once."""
     # Where unreadable images are left out, the same ones must be left out again by a resumed run.
     limit = (None if run.skip_unreadable else 0) if resumed else None if run.skip_unreadable else LOOKED_AT
-    found = inspect(images, limit=limit, check_duplicates=run.check_duplicates and not resumed, workers=workers)
+    found = inspect(
+        images,
+        limit=limit,
+        check_duplicates=run.check_duplicates and not resumed,
+        check_captions=bool(run.method.texts) and (not resumed or run.skip_unreadable),
+        workers=workers,
+    )
     if found.unreadable and not run.skip_unreadable:
         more = f" (and {len(found.unreadable) - 1} more)" if len(found.unreadable) > 1 else ""
         raise UserError(f"{found.unreadable[0]}{more}; --skip-unreadable true leaves such images out and counts them")
