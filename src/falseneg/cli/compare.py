@@ -31,9 +31,10 @@ from falseneg.compare.results import collect, write_results
 from falseneg.compare.summary import ACCURACIES, PRIMARY
 from falseneg.compare.tables import tables
 from falseneg.compare.tasks import Task, run_tasks, warm_up
-from falseneg.compare.variants import BY_DEFAULT, NAMES, Overrides, changed, named_variants
+from falseneg.compare.variants import BY_DEFAULT, NAMES, Overrides, changed, named_variants, two_towers
 from falseneg.data import ImageSet, inspect
 from falseneg.errors import UserError
+from falseneg.evaluation import Retrieval
 from falseneg.foreign.text import read_yaml
 from falseneg.train.defaults import Circumstances, available_cores
 from falseneg.train.forecast import forecast
@@ -58,9 +59,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "configuration file describes, where this is a mapping from each name to the options in which it differs",
     },
     "primary": {
-        **{"type": str, "default": PRIMARY, "metavar": "ACCURACY"},
+        **{"type": str | None, "metavar": "ACCURACY"},
         "help": f"the measure that decides what helped: {', '.join(ACCURACIES)}. It is fixed by the first run; the others "
-        f"are only shown (default: {PRIMARY})",
+        f"are only shown (default: {PRIMARY}; for images with captions {Retrieval.key})",
     },
     "minutes": {
         "type": float | None,
@@ -157,7 +158,7 @@ def _comparison(
     facts, images = there
     # The images are looked through once, for all runs.
     base = {**settle(settings, facts), "seed": 0, "check_duplicates": False}
-    measured = images.labels is not None and (base["test"] is not None or base["holdout"] > 0)
+    measured = (images.labels is not None or two_towers(base)) and (base["test"] is not None or base["holdout"] > 0)
     if measured and base["evaluate_every"] is None:
         base["evaluate_every"] = EVALUATE_EVERY
     chosen = _chosen(options["variants"], own, base, images)
@@ -165,7 +166,8 @@ def _comparison(
     for name, overrides in chosen.items():
         elsewhere = "data" in overrides or "accelerator" in overrides
         variants[name] = _configured(name, changed(base, overrides), None if elsewhere else there, threads)
-    return Comparison(base, variants, list(dict.fromkeys(options["seeds"])), options["primary"])
+    primary = options["primary"] or (Retrieval.key if two_towers(base) else PRIMARY)
+    return Comparison(base, variants, list(dict.fromkeys(options["seeds"])), primary)
 
 
 def _seconds_of_an_epoch(comparison: Comparison, images: ImageSet, threads: int) -> float:
@@ -255,7 +257,8 @@ def _report_on(images: ImageSet, settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: an image cannot be read, and such images are not to be left out.
     """
-    found = inspect(images, limit=LOOKED_AT, check_duplicates=settings["check_duplicates"])
+    duplicates = settings["check_duplicates"]
+    found = inspect(images, limit=LOOKED_AT, check_duplicates=duplicates, check_captions=two_towers(settings))
     if found.unreadable and not settings["skip_unreadable"]:
         raise UserError(f"{found.unreadable[0]}; --skip-unreadable true leaves such images out")
     for text in found.sentences():
