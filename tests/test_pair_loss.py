@@ -173,7 +173,7 @@ def test_pairs_that_are_kept_something_for_have_to_be_known():
         criterion(IMAGE, TEXT, 4.0)
     with pytest.raises(fn.UserError, match="sample holds 6, but a data set of 6 pairs has the rows 0 to 5"):
         criterion(IMAGE, TEXT, 4.0, sample=torch.tensor([0, 1, 2, 3, 4, 6]))
-    with pytest.raises(fn.UserError, match="classes says how many kinds there are among the pairs; give pairs, too"):
+    with pytest.raises(fn.UserError, match="classes says how many kinds there are among the pairs; give pairs as well"):
         fn.PairLoss(fn.BatchQuantile(), classes=3)
 
 

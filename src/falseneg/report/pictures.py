@@ -30,6 +30,7 @@ class Thumbnails:
         names: file or key of each; or None.
         labels: (k,) classes, −1 where unknown; or None.
         class_names: the name of each class; or None.
+        captions: the text of each image; or None.
     """
 
     rows: np.ndarray
@@ -37,19 +38,21 @@ class Thumbnails:
     names: list[str] | None
     labels: np.ndarray | None
     class_names: list[str] | None
+    captions: list[str] | None = None
 
 
 def read_thumbnails(path: Path) -> Thumbnails:
     """Rows, pictures and what is known of them, from any file that `falseneg.train.thumbnails.thumbnail_arrays` went into."""
     arrays = load_arrays(path)
-    rows, images, names, labels, class_names = (
-        arrays.get(name) for name in ("rows", "images", "names", "labels", "class_names")
+    rows, images, names, labels, class_names, captions = (
+        arrays.get(name) for name in ("rows", "images", "names", "labels", "class_names", "captions")
     )
     if rows is None or images is None:
         raise ValueError("no pictures")
     check(are(rows, "iu") and are(images, "u", len(rows), 4) and images.dtype == np.uint8)
     check(images.shape[3] == 3 and 0 < images.shape[1] <= SIDE and 0 < images.shape[2] <= SIDE)
     check(names is None or are(names, "U", len(rows)))
+    check(captions is None or are(captions, "U", len(rows)))
     check(labels is None or are(labels, "iu", len(rows)))
     check(class_names is None or are(class_names, "U"))
     return Thumbnails(
@@ -58,6 +61,7 @@ def read_thumbnails(path: Path) -> Thumbnails:
         None if names is None else [str(name) for name in names],
         labels,
         None if class_names is None else [str(name) for name in class_names],
+        None if captions is None else [str(caption) for caption in captions],
     )
 
 
@@ -72,7 +76,7 @@ class Picture:
     Attributes:
         data: the picture, as a data address.
         name: its file or key.
-        caption: its class where that is known; else nothing, but of an anchor its name.
+        caption: its text where it has one, or its class where that is known; else nothing, but of an anchor its name.
         verdict: "right", "wrong" or "unknown"; of an anchor "anchor".
         score: the cosine with its anchor; None for an anchor.
     """
@@ -108,6 +112,8 @@ class PictureMaker:
             self.encoded[row] = data_address(self.thumbnails.images[index])
         name = self.thumbnails.names[index] if self.thumbnails.names is not None else f"image {row}"
         label = -1 if self.thumbnails.labels is None else int(self.thumbnails.labels[index])
+        if self.thumbnails.captions is not None and self.thumbnails.captions[index]:
+            return Picture(self.encoded[row], name, self.thumbnails.captions[index], verdict, score)
         caption = class_name(label, self.thumbnails.class_names) if label >= 0 else name if verdict == "anchor" else ""
         return Picture(self.encoded[row], name, caption, verdict, score)
 

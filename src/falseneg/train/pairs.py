@@ -4,6 +4,7 @@
 
 - ``anchor``, ``candidate``: int64, rows of the data set; ``anchor_name``, ``candidate_name``: their files or keys;
 - ``score``: float32, the highest cosine that any two of their views had; ``epoch``: int32, from 1;
+- with captions also ``anchor_caption``, ``candidate_caption``: the first of each, cut to 200 letters;
 - with labels also ``correct``: whether they have the same one, null where either has none; ``anchor_class``,
   ``candidate_class``: names of their classes, null where they have none.
 """
@@ -29,16 +30,24 @@ if TYPE_CHECKING:
 
     from falseneg.data import ImageSet
 
-NAMED = ("anchor_name", "candidate_name", "anchor_class", "candidate_class")
+NAMED = ("anchor_name", "candidate_name", "anchor_caption", "candidate_caption", "anchor_class", "candidate_class")
 """The columns of text, as far as they are there."""
 NUMBERS = ("anchor", "candidate", "score", "epoch")
 MOST_PAIRS, LONGEST = 2**20, 4096
 """Pairs that the file may hold, far more than a run writes, and letters of a name."""
+MOST_LETTERS = 200
+"""Of a caption that is shown."""
 IN_CSV = (
-    *("anchor_name", "candidate_name", "score", "epoch", "correct", "anchor_class", "candidate_class"),
+    *("anchor_name", "candidate_name", "anchor_caption", "candidate_caption", "score", "epoch", "correct"),
+    *("anchor_class", "candidate_class"),
     *("anchor", "candidate", "anchor_thumbnail", "candidate_thumbnail"),
 )
 """The columns of the CSV; those that are not known are left out."""
+
+
+def caption_of(images: ImageSet, row: int) -> str:
+    """The first caption of an image, cut to what a table or a page has room for; empty if it has none."""
+    return _text(next(iter(images.captions(row)), "")[:MOST_LETTERS])
 
 
 def pair_table(images: ImageSet, pairs: np.ndarray, scores: np.ndarray, epoch: int) -> pa.Table:
@@ -57,6 +66,10 @@ def pair_table(images: ImageSet, pairs: np.ndarray, scores: np.ndarray, epoch: i
     columns: dict[str, Any] = {"anchor": pairs[:, 0], "candidate": pairs[:, 1]}
     names = pa.array([_text(images.describe(row)) for row in rows.tolist()], pa.string())
     columns |= {"anchor_name": names.take(pa.array(anchor)), "candidate_name": names.take(pa.array(candidate))}
+    if images.captioned:
+        captions = pa.array([caption_of(images, row) for row in rows.tolist()], pa.string())
+        columns |= {"anchor_caption": captions.take(pa.array(anchor))}
+        columns |= {"candidate_caption": captions.take(pa.array(candidate))}
     columns |= {"score": scores, "epoch": np.full(len(pairs), epoch, dtype=np.int32)}
     if images.labels is not None:
         labels = images.labels[rows].numpy()

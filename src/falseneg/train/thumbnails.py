@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from falseneg.files import replacing, write_bytes
 from falseneg.train.names import FLAGGED, PAIRS, PICTURES, THUMBNAILS
-from falseneg.train.pairs import NAMED, as_csv, read_pairs, write_pictures
+from falseneg.train.pairs import NAMED, as_csv, caption_of, read_pairs, write_pictures
 
 if TYPE_CHECKING:
     from falseneg.data import ImageSet
@@ -45,13 +45,15 @@ def write_thumbnails(folder: Path, images: ImageSet) -> None:
 
 
 def thumbnail_arrays(images: ImageSet, rows: Sequence[int], side: int = SIDE) -> dict[str, Any]:
-    """Small pictures of these rows, with what is known of them: rows, names, images and, where there are any, labels."""
+    """Small pictures of these rows, with what is known of them: rows, names, images and, where there are any, captions and labels."""
     arrays: dict[str, Any] = {
         "rows": np.array(rows, dtype=np.int64),
         "names": np.array([images.describe(row) for row in rows], dtype=str),
     }
     pictures = [thumbnail(images.image(row), side).permute(1, 2, 0).numpy() for row in rows]
     arrays["images"] = np.stack(pictures) if pictures else np.empty((0, side, side, 3), dtype=np.uint8)
+    if images.captioned:
+        arrays["captions"] = np.array([caption_of(images, row) for row in rows], dtype=str)
     if images.labels is not None:
         arrays["labels"] = images.labels[rows].numpy()
         if images.class_names is not None:

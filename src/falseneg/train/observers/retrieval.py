@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from falseneg.clock import due
+from falseneg.data import ImageSet
 from falseneg.evaluation import extract_features
 from falseneg.evaluation.features import evaluation_mode
 from falseneg.evaluation.pairs import PAIR_EVALUATIONS, PairSplit, embed_captions, embed_classes
+from falseneg.files import replacing
 from falseneg.methods.two_towers import TwoTowers
 from falseneg.train.embeddings import EmbedImages
-from falseneg.train.names import START
+from falseneg.train.names import RETRIEVAL, START
 from falseneg.train.observers.base import Figures, Observer
+from falseneg.train.pairs import MOST_LETTERS
 from falseneg.train.session import Session, Stepped
+from falseneg.train.thumbnails import ENLARGED, thumbnail_arrays
+
+EXAMPLES, FOUND = 8, 6
+"""Of each direction in the report: queries, and what each finds first."""
 
 
 class RetrievalAccuracy(Observer):
@@ -25,11 +34,11 @@ class RetrievalAccuracy(Observer):
 
     def __init__(self) -> None:
         self.start: Figures = {}
-        self.last: Figures = {}
+        self.last: PairSplit | None = None  # nothing changes between the last epoch and the end
 
     def start_epoch(self, session: Session) -> None:
         if session.clock.step == 0 and session.metrics is not None:
-            self.start = measured(session)
+            self.start = measured(embedded(session))
             if self.start:
                 session.progress.message(f"before training: {said(self.start)}")
 
@@ -41,13 +50,17 @@ class RetrievalAccuracy(Observer):
         clock, every = session.clock, session.plan.evaluate_every
         if not due(every, clock.step - clock.steps_per_epoch, clock) or session.metrics is None:
             return {}
-        self.last = measured(session)
-        return self.last
+        self.last = embedded(session)
+        return measured(self.last)
 
     def finish(self, session: Session) -> Figures:
-        figures = self.last or measured(session)
-        if figures:
+        at_the_end = due(session.plan.evaluate_every, session.clock.step - session.clock.steps_per_epoch, session.clock)
+        pairs = self.last if at_the_end and self.last is not None else embedded(session)
+        figures = measured(pairs)
+        if pairs is not None and session.plan.test_pairs is not None:
             session.progress.message(f"retrieval: {said(figures)}")
+            with replacing(session.folder / RETRIEVAL) as file:
+                np.savez_compressed(file, **examples(pairs, session.plan.test_pairs))
         return figures | {f"{START}{key}": value for key, value in self.start.items()}
 
     def state(self, session: Session) -> dict[str, Any]:
@@ -63,11 +76,11 @@ def said(figures: Figures) -> str:
     return ", ".join(f"{title} {value:.1%}" for title, value in found if value is not None)
 
 
-def measured(session: Session) -> Figures:
-    """The figures of the towers as they are; none where there are no two towers, or no captions to measure on."""
+def embedded(session: Session) -> PairSplit | None:
+    """The images and captions to measure on, as the towers are; None where there are no two towers, or no captions."""
     method, images = session.learner.method, session.plan.test_pairs
     if images is None or not isinstance(method, TwoTowers):
-        return {}
+        return None
     device = session.fabric.device
 
     def embed(texts: Sequence[str]) -> Tensor:
@@ -79,7 +92,43 @@ def measured(session: Session) -> Figures:
         known = images.labels is not None and images.class_names is not None
         classes = embed_classes(images.class_names or (), session.run.prompts, embed) if known else None
     pairs = PairSplit(rows, *texts, images.labels, classes)
+    return pairs
+
+
+def measured(pairs: PairSplit | None) -> Figures:
+    """All figures of the embeddings; none where there are none."""
     figures: Figures = {}
-    for each in PAIR_EVALUATIONS:
+    for each in PAIR_EVALUATIONS if pairs is not None else ():
+        assert pairs is not None
         figures |= each.figures(pairs)
     return figures
+
+
+def examples(pairs: PairSplit, images: ImageSet) -> dict[str, Any]:
+    """Some images with the texts that they find first, and some texts with their images: arrays for the report.
+
+    They are evenly spread over the images, not chosen by how well retrieval works. ``found`` (2, E, K) are the numbers of
+    texts, and of images, that the E queries find first, ``cosine`` their cosines; ``asked`` (2, E) are the queries'.
+    """
+    chosen = torch.linspace(0, len(pairs.images) - 1, min(EXAMPLES, len(pairs.images))).long()
+    texts = torch.stack([(pairs.image_of == row).nonzero()[0, 0] for row in chosen])
+    most = min(FOUND, len(pairs.images), len(pairs.texts))
+    sides = (pairs.images[chosen] @ pairs.texts.T, pairs.texts[texts] @ pairs.images.T)
+    best = [similar.topk(most, dim=1) for similar in sides]
+    rows = torch.cat([chosen, best[1].indices.flatten()]).unique()
+    numbers = torch.cat([texts, best[0].indices.flatten()]).unique()
+    captions: dict[int, str] = {}
+    for row in pairs.image_of[numbers].unique().tolist():
+        first = int((pairs.image_of == row).nonzero()[0, 0])
+        captions |= {first + place: text[:MOST_LETTERS] for place, text in enumerate(images.captions(row))}
+    words = (text.encode("utf-8", "replace").decode() for text in (captions[int(number)] for number in numbers))
+    return {
+        **thumbnail_arrays(images, rows.tolist(), ENLARGED),
+        "texts": numbers.numpy(),
+        "words": np.array(list(words), dtype=str),
+        "image_of": pairs.image_of[numbers].numpy(),
+        "group": pairs.text[numbers].numpy(),
+        "asked": torch.stack([chosen, texts]).numpy(),
+        "found": torch.stack([each.indices for each in best]).numpy(),
+        "cosine": torch.stack([each.values for each in best]).numpy(),
+    }
