@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from falseneg.errors import UserError
 from falseneg.foreign.archives import load_tensors
@@ -41,10 +42,15 @@ class Encoder(nn.Module):
         std: standard deviation of each channel, as ``mean``; None likewise.
         arguments: further arguments of ``timm.create_model``, such as ``{"drop_path_rate": 0.1}`` or a ResNet's
             ``{"channels": [32, 64, 128, 256]}``.
+        frozen_batch_norm: BatchNorm of the backbone normalises by its running statistics in training, too, and these stay
+            as they are; its weights and biases still learn. None does so where weights are given: those of other images
+            and larger batches suit them better than the statistics of a few augmented views.
 
     Attributes:
         feature_dim: F, the width of the features.
         small_stem: whether the small stem was taken.
+        from_weights: whether it was given weights, or loaded.
+        frozen_batch_norm: whether BatchNorm keeps its running statistics.
 
     Raises:
         UserError: the model or an argument is unknown, or the weights cannot be loaded.
@@ -62,6 +68,7 @@ class Encoder(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         arguments: dict[str, Any] | None = None,
+        frozen_batch_norm: bool | None = None,
     ) -> None:
         super().__init__()
         if image_size is not None and image_size < 1:
@@ -81,6 +88,18 @@ class Encoder(nn.Module):
         if state is not None and exported:
             _load(self, state, f"{weights}")
         self.feature_dim = int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)
+        self.from_weights = weights is not None
+        self.frozen_batch_norm = self.from_weights if frozen_batch_norm is None else frozen_batch_norm
+        self.train()
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Training or evaluation mode; in both, a frozen BatchNorm is in evaluation mode."""
+        super().train(mode)
+        if self.frozen_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images, uint8 in [0, 255] or floating point in [0, 1], to (B, F) features."""
@@ -103,6 +122,7 @@ class Encoder(nn.Module):
 
         about: dict[str, Any] = {"name": self.name, "image_size": self.image_size, "small_stem": self.small_stem}
         about |= {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist(), "arguments": self.arguments}
+        about["frozen_batch_norm"] = self.frozen_batch_norm
         state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         write_bytes(Path(path), save(state, {_ABOUT: json.dumps(about)}))
 
@@ -127,6 +147,7 @@ class Encoder(nn.Module):
         except Exception as error:  # whatever timm raises for arguments that no encoder has had
             raise UserError(f"{path} describes an encoder that cannot be built ({_first_line(error)})") from error
         _load(encoder, state, str(path))
+        encoder.from_weights = True
         return encoder
 
 
@@ -217,9 +238,11 @@ def _read_about(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no file {path}; give the encoder.safetensors of a run")
     kinds = {"name": str, "image_size": int | None, "small_stem": bool, "mean": list, "std": list, "arguments": dict}
+    kinds["frozen_batch_norm"] = bool
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})[_ABOUT])
+        about = {"frozen_batch_norm": False, **about}  # earlier versions had no such option
         if wrong := [key for key, kind in kinds.items() if not isinstance(about[key], kind)]:
             raise TypeError(f"{wrong[0]} is {about[wrong[0]]!r}")
         return {key: about[key] for key in kinds}
