@@ -371,6 +371,11 @@ def test_what_is_not_hidden_is_said():
         assert moco(norm=True, **hidden).caution() == ""
     assert moco(norm=True, shuffle_groups=1).caution(), "one process has no other ranks to shuffle with"
     assert moco().caution() == "", "nothing is normalised by its batch"
+    for frozen in (True, False):
+        encoder = fn.Encoder("resnet18", 32, arguments={"channels": [8, 8, 8, 8]}, frozen_batch_norm=frozen)
+        method = fn.MoCo(encoder, bank=9)
+        assert bool(method.caution()) != frozen
+        assert method.momentum_network.network[0].backbone.bn1.training != frozen
 
 
 def test_groups_of_at_least_two_images():

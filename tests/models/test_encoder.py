@@ -86,6 +86,45 @@ def test_weights_of_an_export(tmp_path):
     assert torch.equal(again.backbone.conv1.weight, encoder.backbone.conv1.weight)
 
 
+def test_frozen_batch_norm_learns_its_weights_and_keeps_its_statistics():
+    """Not even the other images of a batch matter then."""
+    encoder = fn.Encoder("resnet18", 32, arguments=SMALL, frozen_batch_norm=True)
+    method, x = torch.nn.ModuleList([encoder]).eval().train(), images(32, 8)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    features = encoder(x)
+    features.sum().backward()
+    assert method.training and encoder.backbone.training and encoder.backbone.bn1.weight.grad.abs().sum() > 0
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    torch.testing.assert_close(features[:3], encoder(x[:3]))
+
+
+def test_batch_norm_is_frozen_where_weights_are_given(tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    fn.Encoder("resnet18", 32, arguments=SMALL).save(path)
+    for wish, frozen in ((None, True), (True, True), (False, False)):
+        encoder = fn.Encoder("resnet18", 32, path, arguments=SMALL, frozen_batch_norm=wish)
+        assert encoder.frozen_batch_norm == frozen == (not encoder.backbone.bn1.training)
+    assert fn.Encoder("resnet18", 32, arguments=SMALL).backbone.bn1.training
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_an_export_remembers_whether_batch_norm_was_frozen(tmp_path, frozen):
+    path = tmp_path / "encoder.safetensors"
+    fn.Encoder("resnet18", 32, arguments=SMALL, frozen_batch_norm=frozen).save(path)
+    again = fn.Encoder.load(path)
+    assert again.frozen_batch_norm == frozen == (not again.backbone.bn1.training)
+
+
+def test_an_export_of_an_earlier_version_has_no_frozen_batch_norm(tmp_path):
+    path, encoder = tmp_path / "encoder.safetensors", fn.Encoder("resnet18", 32, arguments=SMALL)
+    encoder.save(path)
+    with safetensors.safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["falseneg.encoder"])
+    del about["frozen_batch_norm"]
+    safetensors.torch.save_file(dict(encoder.state_dict()), path, {"falseneg.encoder": json.dumps(about)})
+    assert not fn.Encoder.load(path).frozen_batch_norm
+
+
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_weights_of_timm(tmp_path, suffix):
     model = timm.create_model("resnet18", num_classes=3, **SMALL)
@@ -166,6 +205,7 @@ def test_files_run_no_code(tmp_path):
         ({"arguments": {"pretrained_cfg": {"file": "x"}}}, "sets itself"),
         ({"name": 3}, "not an encoder that falseneg exported"),
         ({"mean": "x"}, "not an encoder that falseneg exported"),
+        ({"frozen_batch_norm": None}, "not an encoder that falseneg exported"),
     ],
 )
 def test_metadata_is_not_trusted(tmp_path, change, words):

@@ -10,7 +10,9 @@ from falseneg.train.defaults import (
     usual_batch_size,
     usual_epochs,
     usual_image_size,
+    usual_rate,
 )
+from falseneg.train.optimisers import SGD, AdamW
 
 
 class Images(ImageSet):
@@ -69,6 +71,19 @@ def test_the_batch_suits_the_number_of_images(images, on_cpu, on_gpu):
 def test_few_images_are_shown_more_often(images, on_cpu, on_gpu):
     assert usual_epochs(Circumstances(images, 32, False, 2)) == on_cpu
     assert usual_epochs(Circumstances(images, 32, True, 2)) == on_gpu
+
+
+@pytest.mark.parametrize("images, on_cpu, on_gpu", [(300, 40, 100), (5000, 4, 100), (10**6, 2, 10)])
+def test_given_weights_are_trained_for_a_tenth_of_the_epochs(images, on_cpu, on_gpu):
+    assert usual_epochs(Circumstances(images, 32, False, 2, weights=True)) == on_cpu
+    assert usual_epochs(Circumstances(images, 32, True, 2, weights=True)) == on_gpu
+
+
+@pytest.mark.parametrize("optimiser", [AdamW(), SGD()])
+def test_given_weights_are_trained_at_a_tenth_of_the_rate(optimiser):
+    rate = optimiser.usual_rate(64)
+    assert usual_rate(optimiser, 64, weights=False) == rate
+    assert usual_rate(optimiser, 64, weights=True) == pytest.approx(rate / 10)
 
 
 def test_everything_open_is_filled_in_and_nothing_else():

@@ -5,14 +5,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from train.parts import Unlabelled, assert_same_weights, digits, tiny_run, weights
+from train.parts import TINY, Unlabelled, assert_same_weights, digits, tiny_encoder, tiny_run, weights
 
 import falseneg as fn
+from falseneg.cli.configuration import resolve, run_settings
+from falseneg.cli.parser import run_parser
+from falseneg.data import Digits
 from falseneg.evaluation import EVALUATIONS, evaluate, evaluations_of
 from falseneg.train import AdamW, fit
 from falseneg.train.describe import clearly_above
 from falseneg.train.metrics import read_metrics
 from falseneg.train.optimisers import rate_factor
+from falseneg.train.plan import make_plan
 
 
 def test_files_of_a_run(finished):
@@ -235,6 +239,26 @@ def test_settings_left_open_suit_the_data(tmp_path, capsys):
     assert read_metrics(tmp_path / "run")[0]["share_flagged"] == pytest.approx(0.1, abs=0.03)
 
 
+def test_settings_left_open_are_milder_from_given_weights(tmp_path):
+    """The same from the library and from the command line."""
+    path = tmp_path / "start.safetensors"
+    tiny_encoder().save(path)
+    given = fn.Encoder("resnet18", 8, path, arguments=TINY)
+    options = ["--data", "Digits", "--accelerator", "cpu", "--method.encoder.name", "resnet18"]
+    parser = run_parser("pretrain", "")
+    for encoder, more, share in (
+        (tiny_encoder(), [], 1),
+        (given, ["--method.encoder.weights", str(path)], 10),
+        (fn.Encoder.load(path), ["--method.encoder.weights", str(path)], 10),
+    ):
+        run = tiny_run(method=fn.SimCLR(encoder), data=Digits(), optimiser=AdamW(), epochs=None, batch_size=128)
+        plan = make_plan(run, gpu=False, resumed=True, say=print)
+        assert (plan.epochs, plan.peak_rate) == (round(139 / share), pytest.approx(AdamW().usual_rate(128) / share))
+        settings, _ = resolve(run_settings(parser, parser.parse_args([*options, *more])))
+        assert settings["epochs"] == plan.epochs
+        assert settings["optimiser"]["init_args"]["learning_rate"] == pytest.approx(plan.peak_rate)
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_lower_precisions(tmp_path, precision, accumulate):
@@ -263,7 +287,6 @@ def test_a_test_folder_that_lacks_a_class_is_numbered_as_the_training_folder(tmp
     from PIL import Image
 
     from falseneg.data import Folder
-    from falseneg.train.plan import make_plan
 
     for split, classes in (("train", "abc"), ("test", "bc")):
         for name in classes:

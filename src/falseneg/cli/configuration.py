@@ -19,7 +19,7 @@ from falseneg.cli.trusting import constructor_defaults, imported
 from falseneg.data import ImageSet, as_image_set
 from falseneg.errors import UserError
 from falseneg.strategy import STRATEGY_NAMES, Strategy
-from falseneg.train.defaults import Circumstances, available_cores, complete, typical_side
+from falseneg.train.defaults import ENCODER, Circumstances, available_cores, complete, option, typical_side, usual_rate
 from falseneg.train.run import Run, check_batch_size, check_seed
 
 Configuration = dict[str, Any]
@@ -67,7 +67,8 @@ def open_data(configuration: Mapping[str, Any], cores: int | None = None) -> tup
 
 def circumstances(configuration: Mapping[str, Any], images: ImageSet, cores: int | None = None) -> Circumstances:
     """What open settings depend on, of images that are open; the other arguments are those of `resolve`."""
-    return Circumstances(len(images), typical_side(images), uses_gpu(configuration), cores or available_cores())
+    gpu, weights = uses_gpu(configuration), option(configuration, f"{ENCODER}.weights") is not None
+    return Circumstances(len(images), typical_side(images), gpu, cores or available_cores(), weights)
 
 
 def settle(configuration: Mapping[str, Any], facts: Circumstances) -> Configuration:
@@ -81,7 +82,7 @@ def settle(configuration: Mapping[str, Any], facts: Circumstances) -> Configurat
     optimiser = result["optimiser"]
     if optimiser.get("init_args", {}).get("learning_rate") is None:
         check_batch_size(result["batch_size"])
-        rate = _part("optimiser", optimiser).usual_rate(result["batch_size"])
+        rate = usual_rate(_part("optimiser", optimiser), result["batch_size"], facts.weights)
         result["optimiser"] = {**optimiser, "init_args": {**optimiser.get("init_args", {}), "learning_rate": rate}}
     return with_weights(result)
 

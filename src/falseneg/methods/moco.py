@@ -204,7 +204,9 @@ class MoCo(Method):
     def caution(self) -> str:
         """Whether the positive can be told from the bank's keys by BatchNorm (MoCo, section 3.3)."""
         shuffled = self.shuffle_groups > 1 or (self.shuffle_groups == 1 and world_size() > 1)
-        normalised = any(isinstance(module, _BatchNorm) for module in self.momentum_network.modules())
+        normalised = any(
+            isinstance(module, _BatchNorm) and module.training for module in self.momentum_network.modules()
+        )
         if shuffled or not normalised or self.denominator == "batch":
             return ""
         return (

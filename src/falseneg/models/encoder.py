@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from falseneg.errors import UserError
 from falseneg.foreign.archives import load_tensors
@@ -42,10 +43,15 @@ class Encoder(nn.Module):
         std: standard deviation of each channel, as ``mean``; None likewise.
         arguments: further arguments of ``timm.create_model``, such as ``{"drop_path_rate": 0.1}`` or a ResNet's
             ``{"channels": [32, 64, 128, 256]}``.
+        frozen_batch_norm: BatchNorm of the backbone normalises by its running statistics in training, too, and these stay
+            as they are; its weights and biases still learn. None does so where weights are given: those of other images
+            and larger batches suit them better than the statistics of a few augmented views.
 
     Attributes:
         feature_dim: F, the width of the features.
         small_stem: whether the small stem was taken.
+        from_weights: whether it was given weights, or loaded.
+        frozen_batch_norm: whether BatchNorm keeps its running statistics.
 
     Raises:
         UserError: the model or an argument is unknown, or the weights cannot be loaded.
@@ -63,6 +69,7 @@ class Encoder(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         arguments: dict[str, Any] | None = None,
+        frozen_batch_norm: bool | None = None,
     ) -> None:
         super().__init__()
         if image_size is not None and image_size < 1:
@@ -82,6 +89,18 @@ class Encoder(nn.Module):
         if state is not None and exported:
             load_state(self, state, f"{weights}")
         self.feature_dim = int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)
+        self.from_weights = weights is not None
+        self.frozen_batch_norm = self.from_weights if frozen_batch_norm is None else frozen_batch_norm
+        self.train()
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Training or evaluation mode; in both, a frozen BatchNorm is in evaluation mode."""
+        super().train(mode)
+        if self.frozen_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images, uint8 in [0, 255] or floating point in [0, 1], to (B, F) features."""
@@ -109,7 +128,8 @@ class Encoder(nn.Module):
         """The constructor arguments that build it again, without weights; plain values."""
         about: dict[str, Any] = {"name": self.name, "image_size": self.image_size, "small_stem": self.small_stem}
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
-        return about | {"mean": mean, "std": std, "arguments": self.arguments}
+        about |= {"mean": mean, "std": std, "arguments": self.arguments}
+        return about | {"frozen_batch_norm": self.frozen_batch_norm}
 
     @staticmethod
     def load(path: str | Path) -> Encoder:
@@ -126,9 +146,11 @@ class Encoder(nn.Module):
             "std": list,
             "arguments": dict,
         }
+        kinds["frozen_batch_norm"] = bool
         state = read_weights(Path(path))
         encoder = described_in(Path(path), _ABOUT, kinds, state, lambda about: Encoder(**about))
         load_state(encoder, state, str(path))
+        encoder.from_weights = True
         return encoder
 
 
@@ -255,6 +277,8 @@ def _read_about(path: Path, key: str, kinds: Mapping[str, Any]) -> dict[str, Any
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})[key])
+        if "frozen_batch_norm" in kinds:
+            about = {"frozen_batch_norm": False, **about}  # earlier versions had no such option
         if wrong := [name for name, kind in kinds.items() if not isinstance(about[name], kind)]:
             raise TypeError(f"{wrong[0]} is {about[wrong[0]]!r}")
         return {name: about[name] for name in kinds}

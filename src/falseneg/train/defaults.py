@@ -11,8 +11,9 @@ image size      s up to 64: the largest multiple of 4 up to s, at least 8 (up to
 backbone        resnet18; from random weights on a CPU with half its channels, which is a quarter of the work
 batch size      the largest power of two up to n / 8, but at least 16 and at most 256 (512 on a GPU where s is up to 64);
                 never more than n / 2
-epochs          as many as show 200,000 images on a CPU, from 20 to 400; 10,000,000 on a GPU, from 100 to 1,000
-learning rate   what the optimiser takes for that batch size (`falseneg.train.optimisers`)
+epochs          as many as show 200,000 images on a CPU, from 20 to 400; 10,000,000 on a GPU, from 100 to 1,000; from
+                given weights a tenth of that
+learning rate   what the optimiser takes for that batch size (`falseneg.train.optimisers`); from given weights a tenth of it
 loader workers  0 where s is up to 16; else a process for each core but one, at most 8
 evaluate every  10% of the training, where there are labels and a test set
 blur            of no view where the image size is up to 64: it would wipe out what there is to see; else of half
@@ -37,6 +38,7 @@ from falseneg.models.text import open_clip
 
 if TYPE_CHECKING:
     from falseneg.data import ImageSet
+    from falseneg.train.optimisers import Optimiser
 
 LOOKS = 64
 """How many images are opened to see how large they are."""
@@ -57,12 +59,14 @@ class Circumstances:
         side: median of the shorter side of the images, in pixels.
         gpu: whether training runs on an accelerator.
         cores: processor cores for this run.
+        weights: the encoder starts from given weights, which large steps and many epochs spoil.
     """
 
     images: int
     side: int
     gpu: bool
     cores: int
+    weights: bool = False
 
 
 def typical_side(images: ImageSet) -> int:
@@ -93,10 +97,10 @@ def complete(configuration: Mapping[str, Any], circumstances: Circumstances) -> 
         circumstances: what the choice depends on.
     """
     result = copy.deepcopy(dict(configuration))
-    size = _get(result, f"{ENCODER}.image_size") or _get(result, "augmentation.size")
+    size = option(result, f"{ENCODER}.image_size") or option(result, "augmentation.size")
     size = size or _size_of_model(result) or usual_image_size(circumstances)
     _fill(result, f"{ENCODER}.image_size", size)
-    plain = _get(result, f"{ENCODER}.name") == "resnet18" and _get(result, f"{ENCODER}.weights") is None
+    plain = option(result, f"{ENCODER}.name") == "resnet18" and option(result, f"{ENCODER}.weights") is None
     if plain and not circumstances.gpu:
         _fill(result, f"{ENCODER}.arguments", {"channels": [32, 64, 128, 256]})
     for augmentation in ("augmentation", "support_augmentation"):
@@ -110,9 +114,9 @@ def complete(configuration: Mapping[str, Any], circumstances: Circumstances) -> 
 
 def _size_of_model(configuration: Mapping[str, Any]) -> int | None:
     """Side of the images that a model of open_clip wants, in pixels; None for other methods."""
-    if str(_get(configuration, "method.class_path")).rsplit(".", 1)[-1] != "OpenCLIP":
+    if str(option(configuration, "method.class_path")).rsplit(".", 1)[-1] != "OpenCLIP":
         return None
-    method = _get(configuration, "method.init_args") or {}
+    method = option(configuration, "method.init_args") or {}
     if (asked := method.get("image_size")) is not None:
         return int(asked)
     known = open_clip().get_model_config(method.get("model", "")) or {}
@@ -137,7 +141,13 @@ def usual_batch_size(circumstances: Circumstances) -> int:
 def usual_epochs(circumstances: Circumstances) -> int:
     """Passes over the data set."""
     shown, fewest, most = (10_000_000, 100, 1000) if circumstances.gpu else (200_000, 20, 400)
-    return max(fewest, min(round(shown / circumstances.images), most))
+    epochs = max(fewest, min(round(shown / circumstances.images), most))
+    return max(1, round(epochs / 10)) if circumstances.weights else epochs
+
+
+def usual_rate(optimiser: Optimiser, batch_size: int, weights: bool) -> float:
+    """The peak learning rate, where the optimiser leaves it open."""
+    return optimiser.usual_rate(batch_size) / (10 if weights else 1)
 
 
 def usual_workers(circumstances: Circumstances) -> int:
@@ -150,7 +160,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _get(configuration: Mapping[str, Any], path: str) -> Any:
+def option(configuration: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path, or None where there is no such path."""
     value: Any = configuration
     for key in path.split("."):
@@ -161,6 +171,6 @@ def _get(configuration: Mapping[str, Any], path: str) -> Any:
 def _fill(configuration: dict[str, Any], path: str, value: Any) -> None:
     """Set what is there and open (None); a path that a user's own class does not have is left alone."""
     parent, _, key = path.rpartition(".")
-    holder = _get(configuration, parent) if parent else configuration
+    holder = option(configuration, parent) if parent else configuration
     if isinstance(holder, dict) and key in holder and holder[key] is None:
         holder[key] = value

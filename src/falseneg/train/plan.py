@@ -36,6 +36,7 @@ from falseneg.train.defaults import (
     usual_batch_size,
     usual_epochs,
     usual_image_size,
+    usual_rate,
     usual_workers,
 )
 from falseneg.train.guards import outlast_signals
@@ -67,6 +68,7 @@ class Plan:
         size: side of the views, in pixels.
         epochs: passes over the data.
         batch_size: images in a step, over all processes.
+        peak_rate: the learning rate after warm-up.
         workers: loading processes.
         evaluate_every: duration after which accuracy is measured; None where it cannot be.
         test_pairs: captioned images to measure on, or None.
@@ -78,6 +80,7 @@ class Plan:
     size: int
     epochs: int
     batch_size: int
+    peak_rate: float
     workers: int
     evaluate_every: str | None
     unreadable: Sequence[str] = ()
@@ -97,7 +100,8 @@ def make_plan(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) ->
         UserError: the data cannot be used so.
     """
     images = as_image_set(run.data)
-    facts = Circumstances(len(images), typical_side(images), gpu, available_cores())
+    weights = getattr(run.method.encoder, "from_weights", False)
+    facts = Circumstances(len(images), typical_side(images), gpu, available_cores(), weights)
     workers = usual_workers(facts) if run.workers is None else run.workers
     if images.note:
         say(images.note)
@@ -116,9 +120,10 @@ def make_plan(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) ->
     batch_size = run.batch_size or usual_batch_size(facts)
     _check_batch(run, batch_size, len(train), say)
     epochs = run.epochs or usual_epochs(facts)
+    rate = run.optimiser.learning_rate or usual_rate(run.optimiser, batch_size, weights)
     measured = test is not None or test_pairs is not None
     evaluate_every = (run.evaluate_every or USUAL_EVALUATE_EVERY) if measured else None
-    return Plan(train, test, size, epochs, batch_size, workers, evaluate_every, unreadable, test_pairs)
+    return Plan(train, test, size, epochs, batch_size, rate, workers, evaluate_every, unreadable, test_pairs)
 
 
 def _inspected(

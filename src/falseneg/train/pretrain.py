@@ -132,9 +132,8 @@ def _start(
     facts |= {"threads": torch.get_num_threads(), "settings": made}
     metrics = _open_files(run, plan, folder, stored, configuration, facts, resume) if fabric.is_global_zero else None
     loader, sampler = loader_of(run, plan, fabric)
-    rate = run.optimiser.learning_rate or run.optimiser.usual_rate(plan.batch_size)
     clock = Clock(0, sampler.batches_per_epoch, plan.epochs)
-    session = Session(run, plan, folder, learner, loader, sampler, metrics, progress, made, rate, clock)
+    session = Session(run, plan, folder, learner, loader, sampler, metrics, progress, made, plan.peak_rate, clock)
     observers = observers_of(session)
     describe(session)
     if run.compile_encoder:
