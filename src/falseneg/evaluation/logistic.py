@@ -84,7 +84,7 @@ def fit_logistic(
 
 
 def logistic_path(
-    features: Tensor, targets: Tensor, classes: int, penalties: Sequence[float], tolerance: float = 1e-4
+    features: Tensor, targets: Tensor, classes: int, penalties: Sequence[float], tolerance: float = 1e-5
 ) -> Iterator[tuple[float, Tensor, Tensor]]:
     """The same for several penalties, from the largest to the smallest, each search from where the last one ended.
 
