@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "falseneg"
 # Imports run one way: a room may import from those of lower rank, and from its own.
 RANK = {
     "errors": 0,
-    **dict.fromkeys(("files", "clock", "facts", "strategy", "row_step", "batch"), 1),
+    **dict.fromkeys(("files", "clock", "facts", "strategy", "row_step", "batch", "lars"), 1),
     **dict.fromkeys(("contrast", "schedule", "foreign"), 2),
     "rules": 3,
     "statistics": 4,

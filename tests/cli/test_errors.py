@@ -97,7 +97,7 @@ WRONG = {
     "pretrain --resume nowhere": ["nowhere", "no run"],
     "pretrain --data Digits --resume": ["--resume", "--out"],
     "evaluate nowhere": ["nowhere"],
-    "evaluate": ["RUN_OR_ENCODER"],
+    "evaluate": ["needs SOURCE"],
     "evaluate no-yaml.yaml --data Digits": ["no-yaml.yaml"],
     "export nowhere --out encoder.safetensors": ["nowhere"],
     "export nowhere --out encoder.bin": [".safetensors"],

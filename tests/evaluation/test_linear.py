@@ -7,7 +7,8 @@ from sklearn.linear_model import LogisticRegression
 
 from falseneg.errors import UserError
 from falseneg.evaluation import linear_accuracy
-from falseneg.evaluation.linear import Standard, fit_logistic
+from falseneg.evaluation.linear import Standard
+from falseneg.evaluation.logistic import fit_logistic
 
 
 @pytest.fixture(scope="module")

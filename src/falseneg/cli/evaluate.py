@@ -9,26 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.data import Dataset
 
 from falseneg.cli.configuration import instantiated, run_settings, uses_gpu
-from falseneg.cli.export import encoder_file
+from falseneg.cli.messages import did_you_mean
 from falseneg.cli.parser import CONFIG, run_parser
+from falseneg.cli.protocols import Asked, file_name, measure
 from falseneg.cli.trusting import named
 from falseneg.errors import UserError
-from falseneg.evaluation import evaluate, evaluations_of
+from falseneg.evaluation import PROTOCOLS, Protocol, evaluate, evaluations_of
 from falseneg.files import write_bytes
 from falseneg.methods import SimCLR
-from falseneg.models import Encoder
 from falseneg.train.plan import make_plan
-from falseneg.train.run import Run
+from falseneg.train.run import Run, check_seed
+from falseneg.train.sources import KINDS, open_encoder
 
 ABOUT = (
-    "Measure an encoder on frozen features: weighted nearest neighbours (k = 20), a linear probe, and logistic regression on "
-    "a few labelled images of each class (mean over draws). Classifiers learn from --data and are measured on --test, else on "
-    "the data set's own test split, else on --holdout. For a run, these default to the run's own."
+    "Measure an encoder. Without --protocol on frozen features: weighted nearest neighbours (k = 20), a linear probe, and "
+    "logistic regression on a few labelled images of each class (mean over draws); with it as a paper does. Classifiers learn "
+    "from --data and are measured on --test, else on the data set's own test split, else on --holdout. Of a run, all these are "
+    "the run's own unless given anew."
 )
 OPTIONS = (
-    "data",
     "test",
     "holdout",
     "seed",
@@ -40,30 +43,99 @@ OPTIONS = (
 )
 USUAL_SIZE = 224
 FURTHER: dict[str, dict[str, Any]] = {
-    "encoder": {"metavar": "RUN_OR_ENCODER", "help": "the folder of a run, or an encoder.safetensors"},
-    "--out": {"metavar": "FILE", "help": "the JSON file to write the figures to (default: next to the encoder)"},
+    "encoder": {"type": str | None, "metavar": "SOURCE", "help": KINDS},
+    "--data": {"type": Dataset | None, "default": None, "help": "the images to learn from"},
+    "--protocol": {
+        "type": Protocol | None,
+        "default": None,
+        "help": f"one of {', '.join(PROTOCOLS)}; --protocol.help NAME shows its options",
+    },
+    "--weights": {"type": str | None, "help": "a file with weights for timm:NAME or open_clip:NAME (default: random)"},
+    "--image_size": {"type": int | None, "help": "side of the images in pixels (default: the encoder's own, else 224)"},
+    "--out": {
+        "type": Path | None,
+        "metavar": "FILE",
+        "help": "where the figures go (default: beside the encoder, as JSON)",
+    },
 }
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command."""
     parser = run_parser("evaluate", ABOUT, only=OPTIONS)
-    parser.usage = "falseneg evaluate RUN_OR_ENCODER [options]"
+    parser.usage = "falseneg evaluate SOURCE [options]"
     for name, details in FURTHER.items():
-        parser.add_argument(name, type=Path | None, **details)
+        parser.add_argument(name, **details)
+    arguments = _by_name(arguments)
     if arguments and not arguments[0].startswith("-"):
         stored = Path(arguments[0]) / CONFIG
-        file = encoder_file(Path(arguments[0]))
         if stored.is_file():
             parser.set_defaults(_settings_of_run(stored, arguments))
-    elif not {"-h", "--help"} & {*arguments}:
-        raise UserError("evaluate needs RUN_OR_ENCODER first: the folder of a run, or an encoder.safetensors")
+    elif not {"-h", "--help"} & {*arguments} and not any(each.startswith("--protocol.help") for each in arguments):
+        raise UserError(f"evaluate needs SOURCE first: {KINDS}")
     options = parser.parse_args(arguments)
+    check_seed(options["seed"])
+    torch.manual_seed(options["seed"])  # for a model without weights
+    layers = _head_layers(options)
+    found = open_encoder(options["encoder"], options["weights"], options["image_size"], layers > 0)
     parts = instantiated(parser, options)
-    figures = _measure(
-        Run(method=SimCLR(Encoder.load(file)), check_duplicates=False, **{name: parts[name] for name in OPTIONS})
+    protocol: Protocol | None = parts["protocol"]
+    if parts["data"] is None and (protocol is None or protocol.wants):
+        raise UserError("evaluate needs --data, the images to learn from; --help tells more")
+    run = Run(
+        data=parts["data"],
+        method=SimCLR(found.encoder),  # type: ignore[arg-type]
+        check_duplicates=False,
+        **{name: parts[name] for name in OPTIONS},
     )
-    out = options["out"] or _beside(options["encoder"])
+    if protocol is None:
+        return _plain(run, found.encoder, options["encoder"], options["out"])
+    return measure(protocol, Asked(run, found, options["encoder"], options["out"], USUAL_SIZE))
+
+
+def _by_name(arguments: Sequence[str]) -> list[str]:
+    """The arguments with a class's path instead of a protocol's name.
+
+    Raises:
+        UserError: there is no such protocol, or options of one that is not named.
+    """
+    result: list[str] = []
+    names, place = list(PROTOCOLS), ""
+    for argument in arguments:
+        option, equals, value = argument.partition("=") if argument.startswith("--") else (place, "", argument)
+        if option in ("--protocol", "--protocol.help") and (equals or place):
+            if value in PROTOCOLS:
+                value = f"falseneg.evaluation.{PROTOCOLS[value].__name__}"
+            elif "." not in value and not value.startswith("{"):
+                raise UserError(
+                    f"there is no protocol {value}{did_you_mean(value, names)}; choose one of {', '.join(names)}, or name a class "
+                    "of your own by its import path"
+                )
+            argument = f"{option}={value}"
+            if not equals:
+                result.pop()
+        result.append(argument)
+        place = argument if argument in ("--protocol", "--protocol.help") else ""
+    if any(each.startswith("--protocol.") for each in result) and not any(
+        each.startswith(("--protocol=", "--protocol.help", "--config")) for each in result
+    ):
+        raise UserError(
+            f"there are options of a protocol, but no protocol; choose one with --protocol: {', '.join(names)}"
+        )
+    return result
+
+
+def _head_layers(options: Any) -> int:
+    """Layers of the head that the protocol asks for, found before anything is built: the encoder has to come first."""
+    chosen = options["protocol"]
+    layers = chosen["init_args"].get("layers") if chosen is not None and "init_args" in chosen else None
+    return max(layers or [0])
+
+
+def _plain(run: Run, encoder: nn.Module, source: str, out: Path | None) -> int:
+    """What is measured of every encoder, with usual settings."""
+    figures = _measure(run, encoder)
+    out = out or _beside(source)
     write_bytes(out, (json.dumps(figures, indent=1) + "\n").encode())
     for each in evaluations_of(figures["few_labels"], figures["few_label_draws"]):
         accuracy, sd = figures[each.key], figures.get(f"{each.key}_sd")
@@ -73,7 +145,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _measure(run: Run) -> dict[str, Any]:
+def _measure(run: Run, encoder: nn.Module) -> dict[str, Any]:
     """The figures of a run's encoder, and what they were measured on."""
     run.check()
     gpu = uses_gpu({"accelerator": run.accelerator})
@@ -83,7 +155,7 @@ def _measure(run: Run) -> dict[str, Any]:
             "accuracy needs labelled images to learn from and to measure on; give them as --data and --test"
         )
     device = torch.accelerator.current_accelerator() if gpu else None
-    encoder = run.method.encoder.to(device or "cpu")
+    encoder = encoder.to(device or "cpu")
     size = getattr(encoder, "image_size", None) or USUAL_SIZE
     sets = (prepared.train, prepared.test)
     figures = evaluate(
@@ -105,11 +177,14 @@ def _settings_of_run(path: Path, arguments: Sequence[str]) -> dict[str, Any]:
     """The data of a stored run. Classes outside falseneg in it must be named on the command line."""
     parser = run_parser("evaluate", "")
     stored = run_settings(parser, parser.parse_args(["--trust", *named(arguments)], stored=path))
-    return {name: stored[name] for name in OPTIONS}
+    return {name: stored[name] for name in (*OPTIONS, "data")}
 
 
-def _beside(encoder: Path) -> Path:
-    return encoder / "evaluation.json" if encoder.is_dir() else encoder.with_suffix(".evaluation.json")
+def _beside(source: str) -> Path:
+    place = Path(source)
+    if place.is_dir():
+        return place / "evaluation.json"
+    return place.with_suffix(".evaluation.json") if place.is_file() else Path(f"{file_name(source)}.evaluation.json")
 
 
 def _progress(done: int, total: int) -> None:

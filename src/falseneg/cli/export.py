@@ -21,42 +21,39 @@ FORMATS = {
 def run(arguments: Sequence[str]) -> int:
     """Run the command."""
     parser = SmallParser(prog="falseneg export", description="Write the encoder of a run to a safetensors file.")
-    parser.add_argument("source", type=Path, metavar="RUN", help="the folder of a run, or an encoder.safetensors")
+    parser.add_argument(
+        "source", type=Path, metavar="RUN", help="the folder of a run, an encoder.safetensors, or a checkpoint"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write (.safetensors)")
     about = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     parser.add_argument("--format", choices=FORMATS, default="falseneg", help=f"{about} (default: falseneg)")
+    parser.add_argument(
+        "--head", action="store_true", help="put the projection head into the same file (to fine-tune from it)"
+    )
     options = parser.parse_args(arguments)
+    if options.head and options.format != "falseneg":
+        raise UserError(
+            f"--head goes with --format falseneg, for {options.format} knows no head; leave one of the two out"
+        )
     if options.out.suffix != ".safetensors":
         raise UserError(f"--out is {options.out}; give a file that ends in .safetensors")
     if options.out.exists():
         raise UserError(f"{options.out} exists already; give another name, or remove it first")
 
     from falseneg.models import Encoder
+    from falseneg.train.sources import open_encoder
 
-    encoder = Encoder.load(encoder_file(options.source))
+    found = open_encoder(str(options.source), head=options.head)
+    if not isinstance(encoder := found.encoder, Encoder):
+        raise UserError(
+            f"{options.source} is no encoder of falseneg, so it cannot be exported; give a run or a timm:NAME"
+        )
     if options.format == "falseneg":
-        encoder.save(options.out)
+        encoder.save(options.out, found.head)
         print(how_to_load(options.out))
     else:
         print(_export_timm(encoder, options.out))
     return 0
-
-
-def encoder_file(source: Path) -> Path:
-    """The file of the encoder: itself, or that of a run's folder.
-
-    Raises:
-        UserError: there is no such file or folder, or the run has no encoder yet.
-    """
-    from falseneg.train.names import ENCODER
-
-    if not source.exists():
-        raise UserError(f"there is no {source}; give the folder of a run, or an encoder.safetensors")
-    if source.is_file():
-        return source
-    if not (source / ENCODER).is_file():
-        raise UserError(f"{source} holds no {ENCODER}; give the folder of a run that is finished")
-    return source / ENCODER
 
 
 def how_to_load(path: Path) -> str:

@@ -17,6 +17,7 @@ from falseneg.cli.recipes import recipe_path
 from falseneg.cli.trusting import Untrusted, named, strings, trust, with_what_belongs_to_it
 from falseneg.data import Augmentation
 from falseneg.errors import UserError
+from falseneg.evaluation import Protocol
 from falseneg.foreign.text import read_yaml
 from falseneg.models import Encoder, TextEncoder
 from falseneg.row_step import RowStep
@@ -109,7 +110,8 @@ class _HelpFormatter(DefaultHelpFormatter):
         text = text.replace("<class 'Path'>", "path").replace("Path | null", "path | null")
         if (found := re.search(r", known subclasses: [^)]*", text)) is not None:
             names = ", ".join(class_names(Run, action.dest))
-            text = text.replace(found[0], "").removesuffix(")") + f"; one of {names}, or your own by import path)"
+            choice = f"; one of {names}, or your own by import path)" if names else ")"
+            text = text.replace(found[0], "").removesuffix(")") + choice
             text = re.sub(r"type: (<class '\w+'>|\w+( \| null)?)[,;] ", "", text)
         return text
 
@@ -125,7 +127,7 @@ def run_parser(command: str, about: str, only: Sequence[str] = ()) -> Parser:
     taken = {field.name for field in dataclasses.fields(Run) if field.name in (only or [field.name])}
     left_out = {field.name for field in dataclasses.fields(Run)} - taken
     # Parts of one class only: their options stand for themselves, without a class path.
-    kinds: list[type | str] = [Optimiser, RowStep, Schedule]
+    kinds: list[type | str] = [Optimiser, Protocol, RowStep, Schedule]
     set_parsing_settings(subclasses_disabled=[Encoder, TextEncoder, Augmentation], subclasses_enabled=kinds)
     parser = Parser(prog=f"falseneg {command}", description=about, usage=f"falseneg {command} [options]")
     parser.add_argument("--config", action="config", help="a YAML file with any of these options, or a recipe's name")

@@ -307,3 +307,21 @@ def evaluation_view(image: Tensor, size: int) -> Tensor:
         image = kernels().resize_image(image, [short])
     top, left = (image.shape[1] - size) // 2, (image.shape[2] - size) // 2
     return image[:, top : top + size, left : left + size].contiguous()
+
+
+def whole_view(image: Tensor, size: int) -> Tensor:
+    """The middle of the image, its short side resized to ``size`` by bicubic interpolation (SimCLR, section B.8.1).
+
+    Args:
+        image: uint8 (3, H, W).
+        size: side of the view in pixels.
+
+    Returns:
+        uint8 (3, size, size).
+    """
+    from torchvision.transforms import InterpolationMode
+
+    if min(image.shape[1:]) != size:
+        image = kernels().resize_image(image, [size], interpolation=InterpolationMode.BICUBIC)
+    top, left = (image.shape[1] - size) // 2, (image.shape[2] - size) // 2
+    return image[:, top : top + size, left : left + size].contiguous()

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from falseneg.errors import UserError
-from falseneg.evaluation.base import Evaluation, Measure, Split
+from falseneg.evaluation.base import Evaluation, Figure, Measure, Protocol, Split, Task
 from falseneg.evaluation.checks import check_split
 from falseneg.evaluation.false_negatives import DetectionCounts
+from falseneg.evaluation.feature_table import FeatureTable
 from falseneg.evaluation.features import evaluation_mode, extract_features
 from falseneg.evaluation.few_label import FewLabel, few_label_accuracy
+from falseneg.evaluation.few_label_curve import FewLabelCurve
+from falseneg.evaluation.fine_tuning import FineTuning
 from falseneg.evaluation.groups import group_figures
-from falseneg.evaluation.knn import KNN, knn_accuracy
+from falseneg.evaluation.knn import KNN, NearestNeighbours, knn_accuracy
+from falseneg.evaluation.label_fractions import LabelFractions
 from falseneg.evaluation.linear import Linear, linear_accuracy
+from falseneg.evaluation.linear_evaluation import LinearEvaluation
 from falseneg.evaluation.pairs import PAIR_EVALUATIONS, PairSplit, Retrieval, ZeroShot
+from falseneg.evaluation.parts import labelled
+from falseneg.evaluation.semi_supervised import SemiSupervised
+from falseneg.evaluation.transfer import Transfer
 
 if TYPE_CHECKING:
     from falseneg.data.image_set import ImageSet
@@ -30,14 +37,26 @@ __all__ = [
     "KNN",
     "MEASURES",
     "PAIR_EVALUATIONS",
+    "PROTOCOLS",
     "DetectionCounts",
     "Evaluation",
+    "FeatureTable",
     "FewLabel",
+    "FewLabelCurve",
+    "Figure",
+    "FineTuning",
+    "LabelFractions",
     "Linear",
+    "LinearEvaluation",
     "Measure",
+    "NearestNeighbours",
     "PairSplit",
+    "Protocol",
     "Retrieval",
+    "SemiSupervised",
     "Split",
+    "Task",
+    "Transfer",
     "ZeroShot",
     "check_split",
     "evaluate",
@@ -51,6 +70,21 @@ __all__ = [
     "knn_accuracy",
     "linear_accuracy",
 ]
+
+PROTOCOLS: dict[str, type[Protocol]] = {
+    each.name: each
+    for each in (
+        NearestNeighbours,
+        LinearEvaluation,
+        FewLabelCurve,
+        LabelFractions,
+        SemiSupervised,
+        Transfer,
+        FineTuning,
+        FeatureTable,
+    )
+}
+"""What `falseneg evaluate --protocol` knows by name. A further one is its file and its place here."""
 
 EVALUATIONS: tuple[Evaluation, ...] = (KNN(), Linear(), FewLabel())
 """What is measured of every encoder, with usual settings. A further one is its file and its place here."""
@@ -116,7 +150,7 @@ def features_of(
     Raises:
         UserError: a data set has no labels, or an image cannot be read.
     """
-    parts = [_labelled("train", train_set), _labelled("test", test_set)]
+    parts = [labelled("train", train_set), labelled("test", test_set)]
     total, before = sum(len(part) for part, _ in parts), 0
     found: list[Tensor] = []
     for part, labels in parts:
@@ -147,13 +181,3 @@ def evaluate_features(
     for evaluation in evaluations:
         figures |= evaluation.figures(split, seed)
     return figures
-
-
-def _labelled(name: str, image_set: ImageSet) -> tuple[ImageSet, Tensor]:
-    """The images that have a label, and their labels."""
-    from falseneg.data.image_set import Subset
-
-    if image_set.labels is None or not bool((image_set.labels >= 0).any()):
-        raise UserError(f"{name}: the images have no labels, so accuracy cannot be measured; give labelled images")
-    part = Subset(image_set, (image_set.labels >= 0).nonzero().flatten())
-    return part, image_set.labels[part.rows]

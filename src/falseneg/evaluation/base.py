@@ -1,12 +1,21 @@
-"""What every evaluation of frozen features is."""
+"""What every evaluation of frozen features is, and every protocol: a published way of saying what an encoder is worth."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from falseneg.evaluation.pieces import Pieces
+
+if TYPE_CHECKING:
+    from falseneg.data.image_set import ImageSet
+    from falseneg.models import ProjectionHead
 
 
 class Split(NamedTuple):
@@ -63,4 +72,82 @@ class Evaluation(Measure):
 
         Raises:
             UserError: the features cannot be measured (`check_split`).
+        """
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a protocol.
+
+    Attributes:
+        on: what it was measured on or with: "10% of the labels", "CIFAR10"; empty where there is one thing only.
+        metric: "top-1", "top-5", "mean per class" or "11-point mAP".
+        value: a share in [0, 1]; None where these data do not allow it.
+        sd: sample standard deviation over draws, if there are several.
+        details: what else is worth knowing, such as the penalty that was chosen.
+    """
+
+    on: str
+    metric: str
+    value: float | None
+    sd: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a protocol works on.
+
+    Attributes:
+        encoder: (B, 3, size, size) uint8 images to (B, F) features; on ``device`` already.
+        size: side of the images, in pixels.
+        train: images to learn from; None where the protocol brings its own.
+        test: labelled images to measure on; likewise.
+        head: the projection head that the encoder was trained with, if the protocol asked for it.
+        seed: of all draws.
+        device: where the encoder lies.
+        workers: processes that read images.
+        pieces: what is done already; makes it possible to stop and go on.
+        progress: called with what is being done, how much of it is done, and how much there is.
+    """
+
+    encoder: nn.Module
+    size: int
+    train: ImageSet | None = None
+    test: ImageSet | None = None
+    head: ProjectionHead | None = None
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers: int = 0
+    pieces: Pieces = field(default_factory=Pieces)
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+
+
+@dataclass(frozen=True)
+class Protocol(ABC):
+    """A published way of saying what an encoder is worth. Its settings are its constructor's arguments.
+
+    Attributes:
+        name: what the command line and results call it.
+        wants: which of "train" and "test" it needs; a protocol that brings its own data needs neither.
+    """
+
+    name: ClassVar[str]
+    wants: ClassVar[tuple[str, ...]] = ("train", "test")
+
+    @property
+    def head_layers(self) -> int:
+        """Layers of the projection head that it needs."""
+        return 0
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that it was set to."""
+        return dataclasses.asdict(self)
+
+    @abstractmethod
+    def run(self, task: Task) -> Sequence[Figure]:
+        """Its figures.
+
+        Raises:
+            UserError: a setting or the data do not allow it.
         """

@@ -16,6 +16,9 @@ from falseneg.errors import UserError
 if TYPE_CHECKING:
     from falseneg.data.image_set import ImageSet
 
+View = Callable[[Tensor, int], Tensor]
+"""From a uint8 (3, H, W) image and a side to a uint8 (3, side, side) one."""
+
 
 def extract_features(
     encoder: nn.Module,
@@ -25,6 +28,7 @@ def extract_features(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
     workers: int = 0,
+    view: View | None = None,
 ) -> Tensor:
     """Features of every image, in the order of the data set, without augmentation and without gradient.
 
@@ -39,6 +43,7 @@ def extract_features(
         device: where the encoder lies and the images go.
         progress: called with the images done and the images in all, after each batch.
         workers: processes that read images; 0 reads in this one.
+        view: makes the square of an image, if not `evaluation_view`.
 
     Returns:
         (n, F) float32 on the CPU.
@@ -48,7 +53,7 @@ def extract_features(
     """
     total, done = len(image_set), 0
     features: Tensor | None = None
-    with closing(feature_batches(encoder, image_set, size, batch_size, device, workers)) as batches:
+    with closing(feature_batches(encoder, image_set, size, batch_size, device, workers, view=view)) as batches:
         for batch in batches:
             if features is None:
                 features = torch.empty(total, batch.shape[1])
@@ -68,6 +73,7 @@ def feature_batches(
     device: torch.device | str = "cpu",
     workers: int = 0,
     worker_starts: Callable[[int], None] | None = None,
+    view: View | None = None,
 ) -> Generator[Tensor]:
     """The same as `extract_features`, a batch at a time, for those who cannot or need not hold all features.
 
@@ -81,6 +87,7 @@ def feature_batches(
         device: where the encoder lies and the images go.
         workers: processes that read images; 0 reads in this one.
         worker_starts: called in each worker when it starts, with its number.
+        view: makes the square of an image, if not `evaluation_view`.
 
     Yields:
         (b, F) float32 on the CPU.
@@ -90,7 +97,7 @@ def feature_batches(
     """
     if len(image_set) == 0:
         raise UserError("the data set to extract features of is empty; give at least one image")
-    views = _EvaluationViews(image_set, size)
+    views = _EvaluationViews(image_set, size, view)
     options = worker_options(workers)
     loader = DataLoader(views, batch_size, collate_fn=_collate, worker_init_fn=worker_starts, **options)
     with evaluation_mode(encoder):
@@ -113,16 +120,16 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 class _EvaluationViews(Dataset[Tensor]):
-    def __init__(self, image_set: ImageSet, size: int) -> None:
-        self.image_set, self.size = image_set, size
+    def __init__(self, image_set: ImageSet, size: int, view: View | None) -> None:
+        from falseneg.data.views import evaluation_view
+
+        self.image_set, self.size, self.view = image_set, size, view or evaluation_view
 
     def __len__(self) -> int:
         return len(self.image_set)
 
     def __getitem__(self, row: int) -> Tensor:
-        from falseneg.data.views import evaluation_view
-
-        return evaluation_view(self.image_set.image(row), self.size)
+        return self.view(self.image_set.image(row), self.size)
 
     def __getitems__(self, rows: list[int]) -> list[Tensor] | UserError:
         try:

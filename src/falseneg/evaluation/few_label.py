@@ -12,7 +12,8 @@ from torch import Tensor
 from falseneg.errors import UserError
 from falseneg.evaluation.base import Evaluation, Split
 from falseneg.evaluation.checks import check_split, class_numbers
-from falseneg.evaluation.linear import Standard, fit_logistic, share_right
+from falseneg.evaluation.linear import Standard, share_right
+from falseneg.evaluation.logistic import fit_logistic
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,20 @@ def few_label_accuracy(
     return Draws(statistics.fmean(accuracies), sd, tuple(accuracies))
 
 
-def draw_rows(labels: Tensor, per_class: int, generator: torch.Generator) -> Tensor:
+def draw_rows(labels: Tensor, per_class: int | Tensor, generator: torch.Generator) -> Tensor:
     """Rows of ``per_class`` images of each class, drawn without replacement, ascending.
 
     Args:
         labels: (n,) integers, on the CPU; every class has at least ``per_class`` rows.
-        per_class: rows of each class.
+        per_class: rows of each class, one number or (C,) of them.
         generator: of the draw.
     """
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]  # classes one after the other, each in random order
     counts = torch.bincount(labels)
     place = torch.arange(len(labels)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    return by_class[place < per_class].sort().values
+    wanted = torch.as_tensor(per_class).expand(len(counts))
+    return by_class[place < torch.repeat_interleave(wanted, counts)].sort().values
 
 
 @dataclass(frozen=True)

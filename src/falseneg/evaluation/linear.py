@@ -1,4 +1,4 @@
-"""The linear probe on frozen features, and the logistic regression under it."""
+"""The linear probe on frozen features."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from falseneg.errors import UserError
 from falseneg.evaluation.base import Evaluation, Split
 from falseneg.evaluation.checks import check_split, class_numbers
+from falseneg.evaluation.logistic import fit_logistic
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,56 +36,6 @@ class Standard:
     def __call__(self, features: Tensor) -> Tensor:
         """(m, F) float32 standardised features."""
         return (features.float() - self.mean) * self.scale
-
-
-def fit_logistic(features: Tensor, labels: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression with an L2 penalty, by full-batch L-BFGS from zero: nothing is random.
-
-    Minimises mean cross-entropy (nats) + penalty/2 · |W|²; the bias is not penalised. The search runs in coordinates in
-    which the curvature at zero is 1 in all directions. That leaves the minimum where it is, takes 40 steps where
-    correlated features take 200, and gives the stopping rule a meaning: no derivative above 1e-3 there puts the loss
-    some 1e-4 nats above its minimum. At most 500 steps.
-
-    Args:
-        features: (n, F) float32.
-        labels: (n,) int64 in [0, classes).
-        classes: C.
-        penalty: of the squared weights, above 0. Scikit-learn's C is 1 / (n · penalty).
-
-    Returns:
-        (C, F) weights and (C,) biases.
-    """
-    energy, axes = _principal_axes(features)
-    scale = (energy / classes + penalty).rsqrt()
-    turned = features @ (axes * scale)
-    weight = turned.new_zeros(classes, turned.shape[1]).requires_grad_()
-    bias = turned.new_zeros(classes).requires_grad_()
-    optimiser = torch.optim.LBFGS(
-        [weight, bias], max_iter=500, tolerance_grad=1e-3, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = F.cross_entropy(turned @ weight.T + bias, labels) + penalty / 2 * (weight * scale).square().sum()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        optimiser.step(loss)
-    return (weight.detach() * scale) @ axes.T, bias.detach()
-
-
-def _principal_axes(features: Tensor) -> tuple[Tensor, Tensor]:
-    """(r,) mean squares and (F, r) directions that span the rows of the features; r is the smaller of n and F.
-
-    Outside their span the best weights are 0, because only the penalty is felt there.
-    """
-    rows, width = features.shape
-    if rows < width:
-        _, singular, axes = torch.linalg.svd(features, full_matrices=False)
-        return singular.square() / rows, axes.T
-    energy, axes = torch.linalg.eigh(features.T @ features / rows)
-    return energy.clamp(min=0), axes
 
 
 def linear_accuracy(

@@ -11,7 +11,7 @@ from falseneg.errors import UserError
 from falseneg.files import write_bytes
 from falseneg.methods.two_towers import TwoTowers
 from falseneg.models import Encoder
-from falseneg.models.encoder import described_in, load_state, read_weights
+from falseneg.models.encoder import described_in, load_exactly, read_weights
 from falseneg.models.text import TextEncoder
 
 _ABOUT = "falseneg.clip"
@@ -93,5 +93,5 @@ class CLIP(TwoTowers):
             return CLIP(Encoder(**about["encoder"]), TextEncoder(**about["text"]), about["dim"])  # type: ignore[arg-type]
 
         method = described_in(Path(path), _ABOUT, {"encoder": dict, "text": dict, "dim": int}, state, built)
-        load_state(method, state, str(path))
+        load_exactly(method, state, str(path))
         return method

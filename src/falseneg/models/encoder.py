@@ -26,6 +26,10 @@ usual one is at 96 (benchmarks/results/2026-11-26-stems.md)."""
 
 _OURS = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "num_classes", "in_chans"}
 _ABOUT = "falseneg.encoder"
+HEAD = "head."
+"""Before the names of a projection head's weights in the file of an encoder."""
+_SHOWN = 3
+"""Names that differ, at most, in a message."""
 
 
 class Encoder(nn.Module):
@@ -76,10 +80,10 @@ class Encoder(nn.Module):
             raise UserError(f"Encoder: image_size is {image_size}; give the side of the images in pixels, at least 1")
         self.name, self.image_size, self.arguments = name, image_size, dict(arguments or {})
         self.backbone = _create(name, image_size, weights == "pretrained", self.arguments)
-        state = None if weights in (None, "pretrained") else read_weights(Path(weights))  # type: ignore[arg-type]
+        state = None if weights in (None, "pretrained") else _without_head(read_weights(Path(weights)))  # type: ignore[arg-type]
         exported = state is not None and all(key.startswith("backbone.") for key in state)
         if state is not None and not exported:
-            load_state(self.backbone, _without_classifier(state, self.backbone), f"{weights}")
+            load_exactly(self.backbone, _without_classifier(state, self.backbone), f"{weights}")
         self.small_stem = _wants_small_stem(self.backbone, name, image_size, small_stem)
         if self.small_stem:
             _shrink_stem(self.backbone, keep_centre=weights is not None)
@@ -87,7 +91,7 @@ class Encoder(nn.Module):
         self.register_buffer("mean", _channels("mean", mean or stated["mean"]), persistent=False)
         self.register_buffer("std", _channels("std", std or stated["std"]), persistent=False)
         if state is not None and exported:
-            load_state(self, state, f"{weights}")
+            load_exactly(self, state, f"{weights}")
         self.feature_dim = int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)
         self.from_weights = weights is not None
         self.frozen_batch_norm = self.from_weights if frozen_batch_norm is None else frozen_batch_norm
@@ -111,8 +115,12 @@ class Encoder(nn.Module):
         features: Tensor = self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
         return features
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, head: nn.Module | None = None) -> None:
         """Write weights and constructor arguments to a safetensors file, whole or not at all.
+
+        Args:
+            path: of the file.
+            head: a projection head whose weights go into the same file; `load` leaves them out, `load_head` takes them.
 
         Raises:
             UserError: the file cannot be written.
@@ -121,7 +129,8 @@ class Encoder(nn.Module):
 
         from falseneg.files import write_bytes
 
-        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        parts = self.state_dict() | ({} if head is None else head.state_dict(prefix=HEAD))
+        state = {key: value.detach().cpu().contiguous() for key, value in parts.items()}
         write_bytes(Path(path), save(state, {_ABOUT: json.dumps(self.about())}))
 
     def about(self) -> dict[str, Any]:
@@ -147,9 +156,9 @@ class Encoder(nn.Module):
             "arguments": dict,
         }
         kinds["frozen_batch_norm"] = bool
-        state = read_weights(Path(path))
+        state = _without_head(read_weights(Path(path)))
         encoder = described_in(Path(path), _ABOUT, kinds, state, lambda about: Encoder(**about))
-        load_state(encoder, state, str(path))
+        load_exactly(encoder, state, str(path))
         encoder.from_weights = True
         return encoder
 
@@ -238,6 +247,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def _without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An export's weights without those of a projection head; those of a timm model, which may have a ``head``, as they are."""
+    exported = any(key.startswith("backbone.") for key in state)
+    return {key: value for key, value in state.items() if not (exported and key.startswith(HEAD))}
+
+
 def described_in(
     path: Path, key: str, kinds: Mapping[str, Any], state: Mapping[str, Tensor], build: Callable[[Any], T]
 ) -> T:
@@ -297,7 +312,7 @@ def _without_classifier(state: dict[str, Tensor], backbone: nn.Module) -> dict[s
     return {key: value for key, value in state.items() if not key.startswith(tuple(f"{layer}." for layer in layers))}
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def load_exactly(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Load a state of exactly these names and shapes.
 
     Raises:
@@ -314,13 +329,15 @@ def load_state(module: nn.Module, state: dict[str, Tensor], source: str) -> None
 
 
 def first_difference(module: nn.Module, state: Mapping[str, Any]) -> str | None:
-    """The first name whose shape differs between a state and the module it is for, in words; None if all are equal."""
+    """The first names whose shapes differ between a state and the module it is for, in words; None if all are equal."""
     own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
-    for key in sorted({*own, *given}):
-        if own.get(key) != given.get(key):
-            return f"{key} is {given.get(key, 'missing')} there and {own.get(key, 'missing')} here"
-    return None
+    differ = [key for key in sorted({*own, *given}) if own.get(key) != given.get(key)]
+    words = [
+        f"{key} is {given.get(key, 'missing')} there and {own.get(key, 'missing')} here" for key in differ[:_SHOWN]
+    ]
+    more = [f"{len(differ) - _SHOWN} more differ"] if len(differ) > _SHOWN else []
+    return ", ".join([*words, *more]) or None
 
 
 def _first_line(error: BaseException) -> str:

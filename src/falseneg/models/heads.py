@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 
 from falseneg.errors import UserError
 
@@ -56,3 +57,36 @@ class ProjectionHead(nn.Sequential):
             if between:
                 modules.append(nn.ReLU(inplace=True))
         super().__init__(*modules)
+
+    @staticmethod
+    def of_state(state: Mapping[str, Tensor]) -> ProjectionHead:
+        """The head that a state dict is of; its shapes tell everything.
+
+        Raises:
+            UserError: it is of no projection head.
+        """
+        weights = [value for value in state.values() if value.ndim == 2]
+        norms = sum(key.endswith("running_mean") for key in state)
+        between = norms >= len(weights) - 1 > 0
+        last = norms - (len(weights) - 1 if between else 0)
+        affine = sum(value.ndim == 1 and key.endswith(".weight") for key, value in state.items())
+        if weights:
+            widths = weights[0].shape[1], weights[0].shape[0], weights[-1].shape[0]
+            head = ProjectionHead(*widths, min(len(weights), 3), last > 0, affine == norms, between)
+            if {key: value.shape for key, value in head.state_dict().items()} == {k: v.shape for k, v in state.items()}:
+                head.load_state_dict(dict(state))
+                return head
+        raise UserError("these weights are of no projection head of falseneg: give those of a run of this version")
+
+    def first(self, layers: int) -> nn.Sequential:
+        """Its first layers, each with the BatchNorm and the ReLU that follow it: where SimCLR v2 and FNC fine-tune from.
+
+        Raises:
+            UserError: it has fewer layers.
+        """
+        starts = [place for place, module in enumerate(self) if isinstance(module, nn.Linear)]
+        if not 0 <= layers <= len(starts):
+            raise UserError(
+                f"the head has {len(starts)} layers, and {layers} were asked for; give at most {len(starts)}"
+            )
+        return nn.Sequential(*list(self)[: [*starts, len(self)][layers]])

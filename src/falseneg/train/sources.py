@@ -1,0 +1,143 @@
+"""An image encoder from wherever it is: a run, an export, a checkpoint, timm or open_clip."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from falseneg.errors import UserError
+from falseneg.foreign.text import read_yaml
+from falseneg.models import Encoder, ProjectionHead
+from falseneg.models.clip_images import ClipImages
+from falseneg.models.encoder import HEAD, load_exactly, read_weights
+from falseneg.train.checkpoint import LAST, damage_said, load_checkpoint
+from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER
+
+KINDS = "the folder of a run, an encoder.safetensors, a checkpoint (.pt), timm:NAME or open_clip:NAME"
+_MODELS = ("timm", "open_clip")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """An encoder, and the head it was trained with if that was asked for and is known.
+
+    Attributes:
+        encoder: (B, 3, H, W) uint8 images to (B, F) features; has ``image_size``, None where any will do.
+        head: the projection head, or None.
+    """
+
+    encoder: nn.Module
+    head: ProjectionHead | None = None
+
+
+def open_encoder(source: str, weights: str | None = None, image_size: int | None = None, head: bool = False) -> Source:
+    """The encoder that a name stands for. No code is run from a file.
+
+    Args:
+        source: the folder of a run, an export, a checkpoint, "timm:NAME" or "open_clip:NAME".
+        weights: of a timm or open_clip model: a local file; None for random ones; of timm also "pretrained", which
+            downloads its own once. Of no other source.
+        image_size: side of the images in pixels; None takes the source's own.
+        head: bring the projection head, too.
+
+    Raises:
+        UserError: there is nothing of the kind, the weights are of another model, or a head was asked for in vain.
+    """
+    kind, _, name = source.partition(":")
+    if kind in _MODELS and not Path(source).exists():
+        if head:
+            raise UserError(
+                f"{source} has no projection head; leave head_layers out, or give a run or an export with one"
+            )
+        if kind == "open_clip":
+            return Source(ClipImages(name, None if weights is None else Path(weights), image_size))
+        return Source(Encoder(name, image_size, weights))
+    if weights is not None:
+        raise UserError(f"weights go with timm:NAME or open_clip:NAME, and {source} has its own; leave them out")
+    found = _of_files(Path(source), source, head)
+    if image_size is not None:
+        found.encoder.image_size = image_size  # type: ignore[assignment]
+    return found
+
+
+def _of_files(path: Path, source: str, head: bool) -> Source:
+    if path.suffix == ".pt" and path.is_file():
+        return _of_checkpoint(path, head)
+    file = encoder_file(path, source)
+    encoder = Encoder.load(file)
+    if not head:
+        return Source(encoder)
+    state = {key.removeprefix(HEAD): value for key, value in read_weights(file).items() if key.startswith(HEAD)}
+    last = path / CHECKPOINTS / LAST
+    if state:
+        return Source(encoder, ProjectionHead.of_state(state))
+    if path.is_dir() and last.is_file():
+        return Source(encoder, _head_of(load_checkpoint(last)["method"], last))
+    raise UserError(
+        f"{source} holds no projection head; give the folder of the run, or an export with its head "
+        "(falseneg export RUN --head)"
+    )
+
+
+def encoder_file(path: Path, source: str | None = None) -> Path:
+    """The file of the encoder: itself, or that of a run's folder.
+
+    Raises:
+        UserError: there is no such file or folder, or the run has no encoder yet.
+    """
+    if not path.exists():
+        raise UserError(f"there is no {source or path}; give {KINDS}{_model_hint(str(path))}")
+    if path.is_file():
+        return path
+    if not (path / ENCODER).is_file():
+        raise UserError(
+            f"{path} holds no {ENCODER}; give the folder of a run that is finished, or one of its {CHECKPOINTS}"
+        )
+    return path / ENCODER
+
+
+def _model_hint(name: str) -> str:
+    """What to write if it is the name of a model."""
+    import timm
+
+    near = [name] if timm.is_model(name) else difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.9)
+    return f" (did you mean timm:{near[0]}?)" if near else ""
+
+
+def _of_checkpoint(path: Path, head: bool) -> Source:
+    """The encoder in a checkpoint, built as the configuration of its run says."""
+    config = path.parent.parent / CONFIG
+    if not config.is_file():
+        raise UserError(f"{path} lies in no run: there is no {config}, which says how its encoder is built")
+    settings: Any = read_yaml(config)
+    with damage_said(path):
+        state = load_checkpoint(path)["method"]
+        arguments = dict(settings["method"]["init_args"]["encoder"])
+        encoder = Encoder(**(arguments.get("init_args", arguments) | {"weights": None}))
+        load_exactly(encoder, _below("encoder.", state), str(path))
+    return Source(encoder, _head_of(state, path) if head else None)
+
+
+def _head_of(state: Mapping[str, Tensor], path: Path) -> ProjectionHead:
+    with damage_said(path):
+        return ProjectionHead.of_state(_below(HEAD, state))
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def hash_of(module: nn.Module) -> str:
+    """SHA-256 of names, shapes, kinds and values of all weights: the same for the same network, however it was stored."""
+    content = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        content.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
