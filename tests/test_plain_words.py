@@ -30,7 +30,7 @@ INSTEAD = {
     r"\bare wanted of\b": "cannot form",
     r"\bfetch (it|them) by hand\b": "download it yourself",
     r"\bthousand million\b": "billion",
-    r"--(?!init_from)[a-z]+_[a-z_]+": "the spelling of the command line, --batch-size",
+    '--(?!init_from|image_size")[a-z]+_[a-z_]+': "the spelling of the command line, --batch-size",
     r"\bby and by\b": "gradually",
     r"\bsuit themselves\b": "are chosen to suit",
     r"\b(begun|made|begins|begin|drawn|start) anew\b": "again",

@@ -186,7 +186,7 @@ def test_damaged_annotations_are_one_sentence(name, content, root, tmp_path):
 
 def test_refusals(root):
     for options, words in (
-        ({"sets": ("Food",)}, "no set Food; choose of Food101"),
+        ({"sets": ("Food",)}, "no set Food; choose one of Food101"),
         ({"sets": ()}, "sets is empty"),
         ({"penalties": (0.0,)}, "above 0"),
         ({"penalties": ()}, "above 0"),

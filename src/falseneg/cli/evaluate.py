@@ -81,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     parts = instantiated(parser, options)
     protocol: Protocol | None = parts["protocol"]
     if parts["data"] is None and (protocol is None or protocol.wants):
-        raise UserError("evaluate needs --data, the images to learn from; --help tells more")
+        raise UserError("evaluate needs --data, the images to learn from; see --help")
     run = Run(
         data=parts["data"],
         method=SimCLR(found.encoder),  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     found = open_encoder(str(options.source), head=options.head)
     if not isinstance(encoder := found.encoder, Encoder):
         raise UserError(
-            f"{options.source} is no encoder of falseneg, so it cannot be exported; give a run or a timm:NAME"
+            f"{options.source} is not an encoder of falseneg, so it cannot be exported; give a run or a timm:NAME"
         )
     if options.format == "falseneg":
         encoder.save(options.out, found.head)

@@ -87,9 +87,9 @@ def over_sets(
         UserError: a name is unknown, or a set is not there.
     """
     if unknown := [name for name in sets if name not in TRANSFER_SETS]:
-        raise UserError(f"{protocol}: there is no set {unknown[0]}; choose of {', '.join(TRANSFER_SETS)}")
+        raise UserError(f"{protocol}: there is no set {unknown[0]}; choose one of {', '.join(TRANSFER_SETS)}")
     if not sets:
-        raise UserError(f"{protocol}: sets is empty; choose of {', '.join(TRANSFER_SETS)}")
+        raise UserError(f"{protocol}: sets is empty; choose one of {', '.join(TRANSFER_SETS)}")
     for name in sets:
         open_set(name, root, download, task.seed)
     found = []
