@@ -22,6 +22,7 @@ _ROOMS = {
         "FixedThreshold",
         "GlobalThreshold",
         "IncrementalClusters",
+        "NeighbourGraph",
         "Neighbours",
         "NoDetection",
         "Oracle",

@@ -11,7 +11,7 @@ Overrides = Mapping[str, Any]
 NAMES = (
     *("none", "fnc-eliminate", "fnc-attract", "ifnd", "glofnd", "batch-quantile", "shared-threshold"),
     *("sogclr", "sogclr-glofnd", "moco", "moco-fnc-attract", "debiased", "hard-negatives", "relative-to-positive"),
-    *("oracle", "oracle-eliminate"),
+    *("neighbour-graph", "oracle", "oracle-eliminate"),
 )
 """All variants that have a name."""
 BY_DEFAULT = ("none", "fnc-eliminate", "ifnd", "glofnd", "oracle-eliminate")
@@ -86,6 +86,7 @@ def _of_classes(base: Mapping[str, Any], images: int) -> dict[str, Overrides]:
         "shared-threshold": _treatment(shared, "eliminate-renormalised"),
         "sogclr-glofnd": {"objective": _part("GlobalContrastive")} | _treatment(learned, "eliminate"),
         "moco-fnc-attract": {"method": _moco(base, images, support_views)} | attract,
+        "neighbour-graph": _treatment(_part("NeighbourGraph"), "eliminate"),
         "debiased": _without_detector(_part("Debiased", class_prior=share)),
         "hard-negatives": _without_detector(_part("HardNegatives", class_prior=share)),
     }
