@@ -158,7 +158,8 @@ class NeighbourGraph(Detector):
         """The thresholds, or what nothing is above, as long as the graphs do not agree."""
         if not self.agreement:
             return thresholds
-        before, now = float(self.agreed) >= self.agreement, agreed >= self.agreement
+        now = agreed >= self.agreement
+        before = now if self.guide is not None else float(self.agreed) >= self.agreement  # a guide has one graph only
         return torch.where(torch.tensor([before and now, now]), thresholds, CLOSED)
 
     def _compared(self, features: Features) -> tuple[Tensor, Tensor | None]:
