@@ -18,6 +18,7 @@ RANK = {
     "rules": 3,
     "statistics": 4,
     **dict.fromkeys(("sample_table", "clustering", "models", "flagged", "call_checks"), 5),
+    "graph": 5.5,
     **dict.fromkeys(("detectors", "objectives", "temperature"), 6),
     "methods": 7,
     **dict.fromkeys(("losses", "data"), 8),

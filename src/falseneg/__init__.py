@@ -23,6 +23,7 @@ _ROOMS = {
         "GlobalThreshold",
         "IdenticalCaptions",
         "IncrementalClusters",
+        "NeighbourGraph",
         "Neighbours",
         "NoDetection",
         "Oracle",

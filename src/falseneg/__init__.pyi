@@ -16,6 +16,7 @@ from falseneg.detectors import FixedThreshold as FixedThreshold
 from falseneg.detectors import GlobalThreshold as GlobalThreshold
 from falseneg.detectors import IdenticalCaptions as IdenticalCaptions
 from falseneg.detectors import IncrementalClusters as IncrementalClusters
+from falseneg.detectors import NeighbourGraph as NeighbourGraph
 from falseneg.detectors import Neighbours as Neighbours
 from falseneg.detectors import NoDetection as NoDetection
 from falseneg.detectors import Oracle as Oracle

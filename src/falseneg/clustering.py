@@ -5,8 +5,9 @@ Letters: n images, D dimensions, K clusters.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -95,24 +96,31 @@ def _by_faiss(points: Tensor) -> LloydStep:
     return step
 
 
-def _faiss_step(points: Any, centroids: Tensor) -> tuple[Tensor, float]:
+@contextlib.contextmanager
+def faiss_threads() -> Iterator[Any]:
+    """faiss, with as many threads as torch has."""
     import faiss
 
-    # faiss takes 256 points a centroid and warns of fewer than 39, unless it is told other limits.
-    kmeans = faiss.Kmeans(
-        points.shape[1],
-        len(centroids),
-        niter=1,
-        spherical=True,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(points),
-    )
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(torch.get_num_threads())
     try:
-        kmeans.train(points, init_centroids=centroids.numpy())
+        yield faiss
     finally:
         faiss.omp_set_num_threads(threads)
+
+
+def _faiss_step(points: Any, centroids: Tensor) -> tuple[Tensor, float]:
+    with faiss_threads() as faiss:
+        # faiss takes 256 points a centroid and warns of fewer than 39, unless it is told other limits.
+        kmeans = faiss.Kmeans(
+            points.shape[1],
+            len(centroids),
+            niter=1,
+            spherical=True,
+            min_points_per_centroid=1,
+            max_points_per_centroid=len(points),
+        )
+        kmeans.train(points, init_centroids=centroids.numpy())
     moved, objectives = kmeans.centroids, kmeans.obj
     assert moved is not None and objectives is not None
     return torch.from_numpy(moved.copy()), float(objectives[-1])

@@ -122,6 +122,7 @@ MADE_OF = {
     "debiased": ("SimCLR", "NoDetection", IGNORE, "Debiased"),
     "hard-negatives": ("SimCLR", "NoDetection", IGNORE, "HardNegatives"),
     "relative-to-positive": ("SimCLR", "RelativeToPositive", ELIMINATE, "InfoNCE"),
+    "neighbour-graph": ("SimCLR", "NeighbourGraph", ELIMINATE, "InfoNCE"),
     "oracle": ("SimCLR", "Oracle", ATTRACT, "InfoNCE"),
     "oracle-eliminate": ("SimCLR", "Oracle", ELIMINATE, "InfoNCE"),
 }

@@ -11,7 +11,7 @@ Overrides = Mapping[str, Any]
 NAMES = (
     *("none", "fnc-eliminate", "fnc-attract", "ifnd", "glofnd", "batch-quantile", "shared-threshold"),
     *("sogclr", "sogclr-glofnd", "moco", "moco-fnc-attract", "debiased", "hard-negatives", "relative-to-positive"),
-    *("same-text", "same-image"),
+    *("same-text", "same-image", "neighbour-graph"),
     *("oracle", "oracle-eliminate"),
 )
 """All variants that have a name."""
@@ -95,6 +95,7 @@ def _of_classes(base: Mapping[str, Any], images: int) -> dict[str, Overrides]:
         "batch-quantile": _treatment(quantile, "eliminate-renormalised"),
         "shared-threshold": _treatment(shared, "eliminate-renormalised"),
         "sogclr-glofnd": {"objective": _sogclr(base)} | _treatment(learned, "eliminate"),
+        "neighbour-graph": _treatment(_part("NeighbourGraph"), "eliminate"),
         "debiased": _without_detector(_part("Debiased", class_prior=share)),
         "hard-negatives": _without_detector(_part("HardNegatives", class_prior=share)),
     }

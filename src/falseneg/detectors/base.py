@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -12,6 +13,37 @@ from falseneg.facts import Facts
 from falseneg.rules import PairRule
 
 Rules = PairRule | tuple[PairRule, ...]
+
+
+class Features(Protocol):
+    """Passes over the data set, each made when it is asked for. Costs nothing unless asked.
+
+    What comes back is on the CPU and the same on every rank, all of which have to ask.
+    """
+
+    def __call__(self) -> Tensor:
+        """(rows, D) unit embeddings of all images without augmentation, as the loss compares them.
+
+        Float32, or float16 where the data set is large, mapped from a file that is there until `Detector.start_epoch` ends.
+        """
+        ...
+
+    def encoded(self, encoder: nn.Module | None = None) -> Tensor:
+        """(rows, F) features of all images without augmentation, before any head; of another encoder if one is given.
+
+        Float32 or float16, as above.
+        """
+        ...
+
+    def of_views(self, row: Tensor, views: int, encoder: nn.Module | None = None) -> Tensor:
+        """(n, V, F) float32 features of random views of some images, as training makes them; of another encoder if given.
+
+        Args:
+            row: (n,) int64, the images, held in memory together.
+            views: V, how many of each.
+            encoder: None for the one that trains.
+        """
+        ...
 
 
 class Detector(nn.Module):
@@ -24,13 +56,11 @@ class Detector(nn.Module):
             ValueError: the detector cannot work with these facts.
         """
 
-    def start_epoch(self, features: Callable[[], Tensor], clock: Clock) -> None:
+    def start_epoch(self, features: Features, clock: Clock) -> None:
         """Called at the start of each epoch. A signal may interrupt it; the resumed run then calls it again.
 
         Args:
-            features: makes a pass over the data set and returns (rows, D) unit embeddings on the CPU, the same on every
-                rank, all of which have to call it; costs nothing unless called. Float32, or float16 where the data set
-                is large, mapped from a file that is there until this method returns.
+            features: makes passes over the data set.
             clock: where training stands.
         """
 
@@ -47,4 +77,8 @@ class Detector(nn.Module):
 
         Floating point for a number (NaN where there is none yet), int64 for the number of a group (−1 for none).
         """
+        return {}
+
+    def figures(self) -> Mapping[str, float]:
+        """What is known of the detection as a whole at the moment, by name, for the metrics at the end of an epoch."""
         return {}

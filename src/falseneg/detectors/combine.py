@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from falseneg.clock import Clock, Duration
 from falseneg.contrast import Contrast
-from falseneg.detectors.base import Detector, Rules
+from falseneg.detectors.base import Detector, Features, Rules
 from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.rules import NoPairs, PairRule, Tiers
@@ -29,7 +29,7 @@ class _Wrapper(Detector):
         for detector in self._inner():
             detector.prepare(facts)
 
-    def start_epoch(self, features: Callable[[], Tensor], clock: Clock) -> None:
+    def start_epoch(self, features: Features, clock: Clock) -> None:
         for detector in self._inner():
             detector.start_epoch(features, clock)
 
@@ -39,6 +39,9 @@ class _Wrapper(Detector):
             for name, values in detector.per_sample().items():
                 held[name if name not in held else f"{name} {place}"] = values
         return held
+
+    def figures(self) -> Mapping[str, float]:
+        return {name: value for detector in self._inner() for name, value in detector.figures().items()}
 
     def _inner(self) -> list[Detector]:
         return list(self.detectors)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -11,59 +11,105 @@ from typing import BinaryIO
 import torch
 from torch import Tensor, nn
 
-from falseneg.data import Subset
-from falseneg.evaluation.features import feature_batches
+from falseneg.data import Subset, ViewSet, view_loader
+from falseneg.evaluation.features import evaluation_mode, feature_batches
 from falseneg.files import replacing
 from falseneg.methods.base import Method
 from falseneg.statistics.gather import gather_rows
-from falseneg.train.guards import outlast_signals
+from falseneg.train.guards import end_workers, outlast_signals
 from falseneg.train.session import Session
 
 MOST_IN_MEMORY = 2**30
 """Bytes that the embeddings of a data set may take as float32; more of them go to a file, as float16."""
 AT_ONCE = 256
 """Images that each rank embeds at a time."""
-FILE = "embeddings.f16"
+FILE, FEATURES_FILE = "embeddings.f16", "features.f16"
 
 
-def all_embeddings(session: Session, after_batch: Callable[[], None]) -> Tensor:
-    """(rows, D) unit embeddings of all training images, as `Method.embed` sees them, without augmentation.
+class Passes:
+    """Passes over all training images, for detectors: `falseneg.detectors.base.Features` says what they give.
 
-    Each rank embeds its share, and all receive the whole; every rank has to ask. On the CPU, in float32; or, where that
-    would take more than 1 GiB, in float16, mapped from a file in the run's folder: `remove_embeddings` when they are no
-    longer needed. No global random state is touched.
+    Each rank embeds its share, and all receive the whole. What would take more than 1 GiB as float32 goes to a file in the
+    run's folder: `remove` it when it is no longer needed. No global random state is touched.
 
     Args:
         session: the run.
         after_batch: called after each batch, equally often on each rank; what it raises ends the pass.
     """
-    fabric, images = session.fabric, session.plan.train
-    own = torch.arange(fabric.global_rank, len(images), fabric.world_size)
-    batches = feature_batches(
-        EmbedImages(session.learner.method),
-        Subset(images, own),
-        session.plan.size,
-        AT_ONCE,
-        fabric.device,
-        session.plan.workers,
-        outlast_signals,
-    )
-    rounds = -(-len(images) // (AT_ONCE * fabric.world_size))
-    batch = torch.empty(0)
-    with closing(batches), _Kept(len(images), session.folder / FILE, fabric.is_global_zero) as kept:
+
+    def __init__(self, session: Session, after_batch: Callable[[], None]) -> None:
+        self.session, self.after_batch = session, after_batch
+
+    def __call__(self) -> Tensor:
+        return self._clean(EmbedImages(self.session.learner.method), self.session.plan.size, FILE)
+
+    def encoded(self, encoder: nn.Module | None = None) -> Tensor:
+        return self._clean(*self._network(encoder), FEATURES_FILE)
+
+    def of_views(self, row: Tensor, views: int, encoder: nn.Module | None = None) -> Tensor:
+        session, (network, size) = self.session, self._network(encoder)
+        makers = {"image": [session.run.augmentation.for_size(size)] * views}
+        own = row[session.fabric.global_rank :: session.fabric.world_size]
+        keys = [[(session.clock.epoch, each) for each in piece.tolist()] for piece in own.split(AT_ONCE)]
+        made = ViewSet(session.plan.train, makers, session.run.seed)
+        with closing(_of_views(network, made, keys, session)) as batches:
+            return torch.cat(list(self._of_all(batches, len(row), "embedding views of images")))
+
+    def remove(self) -> None:
+        """Remove the files, if there are any; not before all ranks have done with them."""
+        if self.session.fabric.is_global_zero:
+            for name in (FILE, FEATURES_FILE):
+                (self.session.folder / name).unlink(missing_ok=True)
+
+    def _network(self, encoder: nn.Module | None) -> tuple[nn.Module, int]:
+        """The encoder, on the device, and the side of the images that it sees."""
+        size = getattr(encoder, "image_size", None) or self.session.plan.size
+        chosen = self.session.learner.method.towers["image"] if encoder is None else encoder
+        return chosen.to(self.session.fabric.device), size
+
+    def _clean(self, network: nn.Module, size: int, file: str) -> Tensor:
+        """What a network gives for all images without augmentation."""
+        session, images = self.session, self.session.plan.train
+        fabric = session.fabric
+        own = Subset(images, torch.arange(fabric.global_rank, len(images), fabric.world_size))
+        batches = feature_batches(network, own, size, AT_ONCE, fabric.device, session.plan.workers, outlast_signals)
+        with closing(batches), _Kept(len(images), session.folder / file, fabric.is_global_zero) as kept:
+            for batch in self._of_all(batches, len(images), "embedding all images"):
+                kept.add(batch)
+        fabric.barrier()  # what the first rank wrote is complete
+        return kept.embeddings()
+
+    def _of_all(self, batches: Iterator[Tensor], number: int, what: str) -> Iterator[Tensor]:
+        """The batches of all ranks, by row, of this many images."""
+        fabric, done = self.session.fabric, 0
+        own = torch.arange(fabric.global_rank, number, fabric.world_size)
+        rounds = -(-number // (AT_ONCE * fabric.world_size))
+        batch = torch.empty(0)
         for start in range(0, rounds * AT_ONCE, AT_ONCE):
             batch = next(batches, batch[:0])  # a rank may have no image left in the last round
-            kept.add(_of_all_ranks(own[start : start + AT_ONCE], batch, fabric.device))
-            session.progress.aside("embedding all images", kept.rows_done, len(images))
-            after_batch()
-    fabric.barrier()  # what the first rank wrote is complete
-    return kept.embeddings()
+            whole = _of_all_ranks(own[start : start + AT_ONCE], batch, fabric.device)
+            done += len(whole)
+            yield whole
+            self.session.progress.aside(what, done, number)
+            self.after_batch()
 
 
-def remove_embeddings(session: Session) -> None:
-    """Remove the file, if there is one; not before all ranks have done with it."""
-    if session.fabric.is_global_zero:
-        (session.folder / FILE).unlink(missing_ok=True)
+def _of_views(
+    network: nn.Module, made: ViewSet, keys: Sequence[list[tuple[int, int]]], session: Session
+) -> Generator[Tensor]:
+    """(b, V, F) float32 features of the views of some images, on the CPU."""
+    device = session.fabric.device
+    loader = view_loader(made, keys, session.plan.workers, device)
+    loader.worker_init_fn = outlast_signals
+    try:
+        with evaluation_mode(network):
+            for batch in loader:
+                images = batch.streams["image"].to(device)
+                with torch.no_grad():
+                    features: Tensor = network(images.flatten(0, 1)).float().cpu()
+                yield features.unflatten(0, images.shape[:2])
+    finally:
+        end_workers(loader)
 
 
 def _of_all_ranks(rows: Tensor, batch: Tensor, device: torch.device) -> Tensor:

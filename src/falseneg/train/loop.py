@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from falseneg.batch import Batch
 from falseneg.clock import Duration, due
 from falseneg.errors import UserError
 from falseneg.train.compiled import uncompiled
-from falseneg.train.embeddings import all_embeddings, remove_embeddings
+from falseneg.train.embeddings import Passes
 from falseneg.train.guards import Stopped, StopRequests, end_workers, lost_loader
 from falseneg.train.metrics import over_ranks
 from falseneg.train.observers import Figures, Observer
@@ -87,16 +86,14 @@ class _Epoch:
         """
         session, alone = self.session, self.session.fabric.world_size == 1
 
-        def embeddings() -> Tensor:
-            return all_embeddings(session, lambda: None if alone else self._stop_if_asked(self._asked()))
-
+        passes = Passes(session, lambda: None if alone else self._stop_if_asked(self._asked()))
         started = time.perf_counter()
         try:
             with contextlib.suppress(Stopped), self.stop.at_once() if alone else contextlib.nullcontext():
-                session.learner.criterion.detector.start_epoch(embeddings, session.clock)
+                session.learner.criterion.detector.start_epoch(passes, session.clock)
             self._stop_if_asked(self._asked())  # which all processes reach before the embeddings go
         finally:
-            remove_embeddings(session)
+            passes.remove()
         if (seconds := time.perf_counter() - started) >= TOLD_AFTER:
             session.progress.message(f"the detector looked at all images for {duration(seconds)}")
 

@@ -45,9 +45,9 @@ class PerSample(Observer):
 
     def end_epoch(self, session: Session, epoch: int) -> Figures:
         detector, recorded = session.learner.criterion.detector, epoch in recorded_epochs(session.clock.epochs)
-        held = detector.per_sample()
+        held, of_all = detector.per_sample(), detector.figures()
         if not held:
-            return {}
+            return dict(of_all)
         names = session.learner.method.contrast_names
         thresholds = learned_thresholds(detector, names, session.clock) if recorded else {}
         started = time.perf_counter()
@@ -56,7 +56,7 @@ class PerSample(Observer):
             session.progress.message(f"compared learned thresholds with the whole data set for {duration(seconds)}")
         if session.metrics is None:
             return {}
-        figures = summary(held, session.labels)
+        figures = dict(of_all) | summary(held, session.labels)
         for name, result in checked.items():
             figures |= {f"{name}/{key}": value for key, value in result.figures().items()}
         if recorded:
