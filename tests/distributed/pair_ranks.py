@@ -12,7 +12,10 @@ from falseneg.methods.two_towers import TwoTowers
 from falseneg.statistics.gather import world_size
 
 PAIRS, STEPS, ROWS = 8, 4, 12
-SHARES = {"even": {2: 8, 3: 6}, "uneven": {2: 7, 3: 8}}  # pairs of a batch, dealt out in turn as `EpochSampler` does
+SHARES = {
+    "even": {3: 6},
+    "uneven": {2: 7, 3: 8},
+}  # pairs of a batch by processes, dealt out in turn as `EpochSampler` does
 OBJECTIVES = {
     "CLIP": lambda: (fn.InfoNCE(), fn.LearnedTemperature(0.25)),
     "SigLIP": lambda: (fn.Sigmoid(-2.0), fn.LearnedTemperature(0.25)),
@@ -96,6 +99,7 @@ def on_rank(rank, world, folder):
     results = {
         (share, objective, detector): train(objective, detector, slice(rank, number[world], world))
         for share, number in SHARES.items()
+        if world in number
         for objective in OBJECTIVES
         for detector in DETECTORS
     }

@@ -22,6 +22,8 @@ def ranks(request, tmp_path_factory):
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_several_processes_are_one(ranks, share, objective, detector):
+    if len(ranks) not in SHARES[share]:
+        pytest.skip("tried with three processes")
     expected = train(objective, detector, slice(0, SHARES[share][len(ranks)]))
     for rank in ranks:
         found = rank[share, objective, detector]

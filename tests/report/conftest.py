@@ -34,6 +34,8 @@ QUALITY = {"none": 0.50, "fnc-eliminate": 0.51, "fnc-attract": 0.58, "oracle": 0
 class MadeImages:
     """The digits as training knows them, as far as pictures of clusters need it."""
 
+    captioned = False
+
     def __init__(self, pixels, labels, fake):
         self.pixels, self.labels = pixels, torch.from_numpy(labels) if fake.labelled else None
         self.class_names = fake.class_names
