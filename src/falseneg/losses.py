@@ -72,9 +72,11 @@ class Criterion(nn.Module):
         """
         loss: Tensor | float = 0.0
         judged = []
-        taus = [self.temperature(contrast) for contrast in contrasts]
-        flagged = [self.detector.flag(contrast, clock) for contrast in contrasts]
-        rules = [found if isinstance(found, tuple) else (found,) for found in flagged]
+        taus, rules = [], []
+        for contrast in contrasts:
+            taus.append(self.temperature(contrast))
+            flagged = self.detector.flag(contrast, clock)
+            rules.append(flagged if isinstance(flagged, tuple) else (flagged,))
         # Without any flags all strategies are one, and this one costs nothing.
         nothing = all(isinstance(rule, NoPairs) for levels in rules for rule in levels)
         strategy = IGNORE if nothing else self.strategy

@@ -1,10 +1,13 @@
+import captioned
 import pytest
 
-from falseneg.cli.configuration import build, resolve, run_settings
+import falseneg as fn
+from falseneg.cli.configuration import build, resolve, run_settings, with_weights
 from falseneg.cli.parser import run_parser
 from falseneg.compare.variants import BY_DEFAULT, NAMES, changed, named_variants
 from falseneg.strategy import ATTRACT, ELIMINATE, IGNORE
 
+OF_PAIRS = ("same-text", "same-image")
 BASE = {
     "method": {"class_path": "falseneg.SimCLR", "init_args": {"views": 2, "support_views": 0}},
     "detector": {"class_path": "falseneg.FixedThreshold", "init_args": {"threshold": 0.5}},
@@ -51,7 +54,9 @@ def test_shares_follow_the_number_of_classes():
 def test_without_a_number_of_classes_there_is_only_what_needs_none():
     without = named_variants({**BASE, "expected_classes": None}, 1000)
     assert set(without) == {"none", "sogclr", "moco", "relative-to-positive", "oracle", "oracle-eliminate"}
-    assert list(named_variants(BASE, 1000)) == list(NAMES)
+    assert list(named_variants(BASE, 1000)) == [name for name in NAMES if name not in OF_PAIRS]
+    pairs = {**BASE, "method": {"class_path": "CLIP", "init_args": {"support_views": 0}}}
+    assert list(named_variants(pairs, 1000)) == [name for name in NAMES if "moco" not in name]
     assert set(BY_DEFAULT) < set(NAMES)
 
 
@@ -128,7 +133,7 @@ MADE_OF = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MADE_OF)
 def test_they_build_what_they_say(name, digits):
     base, images = digits
     run = build(changed(base, named_variants(base, len(images))[name]), images)
@@ -137,3 +142,19 @@ def test_they_build_what_they_say(name, digits):
     assert ("support" in run.method.streams) == ("fnc" in name)
     assert run.method.encoder.feature_dim == 128  # of the recipe's encoder, whatever the method
     run.check()
+
+
+def test_those_of_pairs_build_what_they_say():
+    parser = run_parser("compare", "")
+    options = parser.parse_args(["--config", "clip/emoji"])
+    base = {**with_weights(run_settings(parser, options)), "test": None}
+    for name, overrides in named_variants(base, 1000).items():
+        run = build(changed(base, overrides), captioned.CaptionedDigits())
+        assert isinstance(run.method, fn.CLIP) and ("support" in run.method.streams) == ("fnc" in name)
+        if name in OF_PAIRS:
+            assert [part.space for part in run.detector.modules() if hasattr(part, "space")] == [
+                name.removeprefix("same-")
+            ]
+        if "sogclr" in name:
+            assert run.objective.relative
+        run.check()

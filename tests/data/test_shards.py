@@ -291,5 +291,5 @@ def test_a_tar_that_was_cut_short(tmp_path, write, encode, picture, captioned):
         with pytest.raises(UserError, match=r"a\.tar cannot be read as a tar file"):
             Shards(str(path))
     path.write_bytes(whole[:5120] + b"damaged" + whole[5127:])
-    with pytest.raises(UserError, match="what stands at byte 5,120 is no member"):
+    with pytest.raises(UserError, match="there is no member at byte 5,120"):
         Shards(str(path))

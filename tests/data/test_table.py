@@ -156,8 +156,8 @@ def test_what_is_no_separator(table, separator):
 def test_what_is_no_table(tmp_path):
     for path, message in (
         (tmp_path / "none.csv", "does not exist"),
-        (tmp_path, "is no file"),
-        ("/dev/zero", "is no file"),
+        (tmp_path, "is not a file"),
+        ("/dev/zero", "is not a file"),
     ):
         with pytest.raises(UserError, match=f"{message}: give a CSV, TSV or Parquet file"):
             Table(str(path))

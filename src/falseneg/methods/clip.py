@@ -11,7 +11,7 @@ from falseneg.errors import UserError
 from falseneg.files import write_bytes
 from falseneg.methods.two_towers import TwoTowers
 from falseneg.models import Encoder
-from falseneg.models.encoder import described_in, load_exactly, read_weights
+from falseneg.models.encoder import described_in, load_exactly
 from falseneg.models.text import TextEncoder
 
 _ABOUT = "falseneg.clip"
@@ -87,11 +87,10 @@ class CLIP(TwoTowers):
         Raises:
             UserError: there is no such file, or it holds no towers of falseneg, or it is damaged.
         """
-        state = read_weights(Path(path))
 
         def built(about: dict[str, dict[str, object] | int]) -> CLIP:
             return CLIP(Encoder(**about["encoder"]), TextEncoder(**about["text"]), about["dim"])  # type: ignore[arg-type]
 
-        method = described_in(Path(path), _ABOUT, {"encoder": dict, "text": dict, "dim": int}, state, built)
+        method, state = described_in(Path(path), _ABOUT, {"encoder": dict, "text": dict, "dim": int}, built)
         load_exactly(method, state, str(path))
         return method

@@ -156,9 +156,8 @@ class Encoder(nn.Module):
             "arguments": dict,
         }
         kinds["frozen_batch_norm"] = bool
-        state = _without_head(read_weights(Path(path)))
-        encoder = described_in(Path(path), _ABOUT, kinds, state, lambda about: Encoder(**about))
-        load_exactly(encoder, state, str(path))
+        encoder, state = described_in(Path(path), _ABOUT, kinds, lambda about: Encoder(**about))
+        load_exactly(encoder, _without_head(state), str(path))
         encoder.from_weights = True
         return encoder
 
@@ -254,25 +253,28 @@ def _without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def described_in(
-    path: Path, key: str, kinds: Mapping[str, Any], state: Mapping[str, Tensor], build: Callable[[Any], T]
-) -> T:
+    path: Path, key: str, kinds: Mapping[str, Any], build: Callable[[Any], T]
+) -> tuple[T, dict[str, Tensor]]:
     """What an exported file describes, built within a bound of memory that its weights set. Runs no code from the file.
 
     Args:
         path: a safetensors file.
         key: of the description in its metadata.
         kinds: the constructor arguments in the description, and their types.
-        state: the weights in the file.
         build: from the description to the module.
+
+    Returns:
+        The module as it was built, and the weights in the file, which are yet to be loaded.
 
     Raises:
         UserError: the file is damaged, was not exported by falseneg, or describes what cannot be built or is far larger
             than its weights.
     """
-    about, size = _read_about(path, key, kinds), sum(value.nbytes for value in state.values())
+    about, state = _read_about(path, key, kinds), read_weights(path)
+    size = sum(value.nbytes for value in state.values())
     try:
         with Within(2 * size + 2**26):
-            return build(about)
+            return build(about), state
     except UserError:
         raise
     except MemoryError as error:
