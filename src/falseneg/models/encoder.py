@@ -48,8 +48,8 @@ class Encoder(nn.Module):
         arguments: further arguments of ``timm.create_model``, such as ``{"drop_path_rate": 0.1}`` or a ResNet's
             ``{"channels": [32, 64, 128, 256]}``.
         frozen_batch_norm: BatchNorm of the backbone normalises by its running statistics in training, too, and these stay
-            as they are; its weights and biases still learn. None does so where weights are given: those of other images
-            and larger batches suit them better than the statistics of a few augmented views.
+            as they are; its weights and biases still learn. None does so where weights are given: at the low learning
+            rate that is then usual, they suit the weights better than the statistics of a few augmented views.
 
     Attributes:
         feature_dim: F, the width of the features.
