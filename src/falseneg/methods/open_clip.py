@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from falseneg.errors import UserError
 from falseneg.files import write_bytes
 from falseneg.methods.two_towers import TwoTowers
+from falseneg.models.clip_images import ClipImages, channel_statistics, check_model, of_one_process
 from falseneg.models.encoder import first_difference, read_weights
 from falseneg.models.text import CutTokenizer, open_clip
 
@@ -38,6 +38,9 @@ class OpenCLIP(TwoTowers):
         UserError: open_clip is not installed or has no such model, or the weights cannot be loaded.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         model: str = "ViT-B-32",
@@ -46,22 +49,22 @@ class OpenCLIP(TwoTowers):
         support_views: int = 0,
         support_texts: int = 0,
     ) -> None:
-        known = open_clip().list_models()
-        # Only names from the list: others would load whatever lies in a folder or on a hub.
-        if model not in known:
-            near = difflib.get_close_matches(model, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "open_clip.list_models() names them all"
-            raise UserError(f"OpenCLIP: open_clip has no model {model!r}; {hint}")
+        check_model(model, "OpenCLIP: ")
         config = open_clip().get_model_config(model)
         super().__init__(int(config["embed_dim"]), support_views, support_texts)
         self.name, self.image_size, self.config = model, image_size, config
         self.model, self.tokenize = _create(model, weights, image_size)
         self.model.logit_scale.requires_grad_(False)  # the run's temperature stands for it
+        # Held here, so that they follow the model to its device once and not in each step.
+        for key, values in zip(("mean", "std"), channel_statistics(self.model.visual), strict=True):
+            self.register_buffer(key, values, persistent=False)
 
     @property
-    def encoder(self) -> nn.Module:  # type: ignore[override]
-        """The image tower, with the last layer into the shared space."""
-        return _ImageTower(self.model.visual, self.dim, self.name)
+    def encoder(self) -> ClipImages:  # type: ignore[override]
+        """The image tower, with the last layer into the shared space; not a part of its own, whose weights would be twice
+        in a checkpoint.
+        """
+        return ClipImages(self.model.visual, self.name, self.dim, (self.mean, self.std))
 
     @property
     def towers(self) -> dict[str, nn.Module]:
@@ -78,8 +81,7 @@ class OpenCLIP(TwoTowers):
     def export(self, folder: Path, tau: float | None = None) -> None:
         from safetensors.torch import save
 
-        visual = self.model.visual
-        vision = {**self.config["vision_cfg"], "image_size": _ImageTower(visual, self.dim, self.name).image_size}
+        visual, vision = self.model.visual, {**self.config["vision_cfg"], "image_size": self.encoder.image_size}
         about = {
             "model_cfg": {**self.config, "vision_cfg": vision},
             "preprocess_cfg": {"mean": list(visual.image_mean), "std": list(visual.image_std)},
@@ -90,23 +92,6 @@ class OpenCLIP(TwoTowers):
         (folder / FOLDER).mkdir(exist_ok=True)
         write_bytes(folder / FOLDER / "open_clip_model.safetensors", save(state))
         write_bytes(folder / FOLDER / "open_clip_config.json", json.dumps(about, indent=2).encode())
-
-
-class _ImageTower(nn.Module):
-    """(B, 3, H, W) uint8 images, or floating point in [0, 1], to (B, D). Shares the model's tower."""
-
-    def __init__(self, visual: Any, dim: int, name: str) -> None:
-        super().__init__()
-        self.visual, self.feature_dim, self.name = visual, dim, name
-        size = visual.image_size
-        self.image_size = int(size if isinstance(size, int) else max(size))
-
-    def forward(self, images: Tensor) -> Tensor:
-        kind = next(self.visual.parameters()).dtype
-        images = images.to(kind) / 255 if images.dtype == torch.uint8 else images.to(kind)
-        mean, std = (images.new_tensor(each).view(3, 1, 1) for each in (self.visual.image_mean, self.visual.image_std))
-        embeddings: Tensor = self.visual((images - mean) / std)
-        return embeddings
 
 
 class _TextTower(nn.Module):
@@ -148,12 +133,12 @@ def _create(name: str, weights: str | Path | None, image_size: int | None) -> tu
 
 
 def _state(path: Path, tags: list[str]) -> dict[str, Tensor]:
-    """The weights in a file, by open_clip's names; a training checkpoint of several processes prefixes them."""
+    """The weights in a file, by open_clip's names."""
     if not path.is_file():
         raise UserError(
             f"OpenCLIP: there is no file {path}; give a local file of weights, or one of the tags {', '.join(tags) or '(none)'}"
         )
-    state = {key.removeprefix("module."): value for key, value in read_weights(path).items()}
+    state = of_one_process(read_weights(path))
     if "logit_scale" in state:
         state["logit_scale"] = state["logit_scale"].reshape(())
     return state

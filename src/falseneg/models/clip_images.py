@@ -11,53 +11,37 @@ from torch import Tensor, nn
 
 from falseneg.errors import UserError
 from falseneg.models.encoder import load_exactly, read_weights
+from falseneg.models.text import open_clip
 
 _TOWER = "visual."
 
 
 class ClipImages(nn.Module):
-    """The image tower of an open_clip model (extra ``image-text``), up to its embedding. Images go in as they are.
+    """An image tower of open_clip, up to its embedding. Images go in as they are; scaling and normalising happen inside.
 
     Args:
-        name: a model of open_clip, such as "ViT-B-32".
-        weights: a local file with weights of that model, or of its image tower alone; None for random weights.
-        image_size: side of the square images in pixels; None takes the model's own.
+        visual: the tower; it is shared, not copied.
+        name: of its model.
+        feature_dim: F, the width of the embedding.
+        statistics: (3, 1, 1) mean and standard deviation of each channel of images in [0, 1], where the tower lies; None
+            takes the tower's own.
 
     Attributes:
-        image_size: that side.
-        feature_dim: F, the width of the embedding.
-
-    Raises:
-        UserError: open_clip is not installed, the model is unknown, or the weights are not its own.
+        image_size: side of the square images, in pixels.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, weights: Path | None = None, image_size: int | None = None) -> None:
+    def __init__(
+        self, visual: Any, name: str, feature_dim: int, statistics: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         super().__init__()
-        open_clip = _package()
-        # Only names from its list: the name of a folder or of a hub repository would load whatever lies there.
-        if name not in (known := open_clip.list_models()):
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "open_clip.list_models() names them all"
-            raise UserError(f"open_clip has no model {name!r}; {hint}")
-        try:
-            model = open_clip.create_model(
-                name, load_weights=False, pretrained_text=False, force_image_size=image_size, device="cpu"
-            )
-        except (ImportError, RuntimeError, ValueError, AssertionError, OSError) as error:
-            raise UserError(f"open_clip cannot build {name!r}: {str(error).strip().splitlines()[0]}") from error
-        self.name = name
-        self.visual = model.visual
-        cfg = open_clip.get_model_preprocess_cfg(model)
-        for key in ("mean", "std"):
-            self.register_buffer(key, torch.tensor(cfg[key]).view(3, 1, 1), persistent=False)
-        side = self.visual.image_size
+        self.visual, self.name, self.feature_dim = visual, name, feature_dim
+        for key, values in zip(("mean", "std"), statistics or channel_statistics(visual), strict=True):
+            self.register_buffer(key, values, persistent=False)
+        side = visual.image_size
         self.image_size = int(side[0] if isinstance(side, tuple | list) else side)
-        if weights is not None:
-            load_exactly(self.visual, _of_tower(read_weights(weights)), f"{weights}")
-        self.feature_dim = int(open_clip.get_model_config(name)["embed_dim"])
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) images, uint8 in [0, 255] or floating point in [0, 1], to (B, F) embeddings, not normalised."""
@@ -67,18 +51,59 @@ class ClipImages(nn.Module):
         return features
 
 
-def _package() -> Any:
+def channel_statistics(visual: Any) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) mean and standard deviation of each channel, as a tower of open_clip wants its images."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (visual.image_mean, visual.image_std))
+    return mean, std
+
+
+def clip_images(name: str, weights: Path | None = None, image_size: int | None = None) -> ClipImages:
+    """The image tower of an open_clip model (extra ``image-text``) by the model's name.
+
+    Args:
+        name: a model of open_clip, such as "ViT-B-32".
+        weights: a local file with weights of that model, or of its image tower alone; None for random weights.
+        image_size: side of the square images in pixels; None takes the model's own.
+
+    Raises:
+        UserError: open_clip is not installed, the model is unknown, or the weights are not its own.
+    """
+    check_model(name)
+    library = open_clip()
     try:
-        import open_clip
-    except ImportError as error:
-        raise UserError(
-            "models of open_clip need the package open_clip_torch; pip install 'falseneg[image-text]'"
-        ) from error
-    return open_clip
+        model = library.create_model(
+            name, load_weights=False, pretrained_text=False, force_image_size=image_size, device="cpu"
+        )
+    except (ImportError, RuntimeError, ValueError, AssertionError, OSError) as error:
+        raise UserError(f"open_clip cannot build {name!r}: {str(error).strip().splitlines()[0]}") from error
+    tower = ClipImages(model.visual, name, int(library.get_model_config(name)["embed_dim"]))
+    if weights is not None:
+        load_exactly(tower.visual, _of_tower(of_one_process(read_weights(weights))), f"{weights}")
+    return tower
+
+
+def check_model(name: str, owner: str = "") -> None:
+    """Refuse what is not one of open_clip's own models: other names would load whatever lies in a folder or on a hub.
+
+    Args:
+        name: of a model.
+        owner: what the sentence begins with, such as "OpenCLIP: ".
+
+    Raises:
+        UserError: open_clip is not installed, or has no such model.
+    """
+    if name not in (known := open_clip().list_models()):
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "open_clip.list_models() names them all"
+        raise UserError(f"{owner}open_clip has no model {name!r}; {hint}")
+
+
+def of_one_process(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by open_clip's names: a training checkpoint of several processes prefixes them."""
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _of_tower(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image tower's part of a whole model's weights, as trained in one process or in several."""
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    """The image tower's part of a whole model's weights."""
     tower = {key.removeprefix(_TOWER): value for key, value in state.items() if key.startswith(_TOWER)}
     return tower or state

@@ -25,7 +25,7 @@ def open_clip(part: str = "") -> Any:
         return importlib.import_module(f"open_clip{part}")
     except ImportError as error:
         raise UserError(
-            f"texts need open_clip, which cannot be imported ({error}); pip install 'falseneg[image-text]'"
+            f"open_clip is needed, and cannot be imported ({error}); pip install 'falseneg[image-text]'"
         ) from error
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from falseneg.errors import UserError
 from falseneg.foreign.text import read_yaml
 from falseneg.models import Encoder, ProjectionHead
-from falseneg.models.clip_images import ClipImages
+from falseneg.models.clip_images import clip_images
 from falseneg.models.encoder import HEAD, load_exactly, read_weights
 from falseneg.train.checkpoint import LAST, damage_said, load_checkpoint
 from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER
@@ -57,7 +57,7 @@ def open_encoder(source: str, weights: str | None = None, image_size: int | None
                 f"{source} has no projection head; leave head_layers out, or give a run or an export with one"
             )
         if kind == "open_clip":
-            return Source(ClipImages(name, None if weights is None else Path(weights), image_size))
+            return Source(clip_images(name, None if weights is None else Path(weights), image_size))
         return Source(Encoder(name, image_size, weights))
     if weights is not None:
         raise UserError(f"weights go with timm:NAME or open_clip:NAME, and {source} has its own; leave them out")
