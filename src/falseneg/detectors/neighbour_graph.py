@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeGuard
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,10 +13,10 @@ from falseneg.clock import Clock, Duration
 from falseneg.clustering import check_points
 from falseneg.contrast import Contrast, Space
 from falseneg.detectors.base import Detector, Features
+from falseneg.detectors.guide import check_one_for_each, read_embeddings
 from falseneg.detectors.threshold import check_share
 from falseneg.errors import UserError
 from falseneg.facts import Facts
-from falseneg.foreign.archives import load_array
 from falseneg.graph import agreement as agreement_of
 from falseneg.graph import nearest, quantiles_of_pairs, spectral_coordinates, whitened
 from falseneg.models import Encoder
@@ -31,6 +29,8 @@ REFRESHED = ("1 epoch", "2 epochs", "3 epochs", "4 epochs", "6 epochs", "8 epoch
 GROWTH = 1.25
 VIEWED = 8192
 """Images whose views say what does not matter, and whether graphs agree, at most."""
+TABLE = ".npy"
+"""The ending of a guide that is a file of embeddings, and not an encoder."""
 CLOSED = 2.0
 """A threshold that no cosine exceeds."""
 
@@ -67,6 +67,7 @@ class NeighbourGraph(Detector):
         UserError: an option is outside its range, or the guide cannot be read.
     """
 
+    _embeddings: Tensor | None
     table: Tensor
     thresholds: Tensor
     agreed: Tensor
@@ -90,7 +91,7 @@ class NeighbourGraph(Detector):
             raise UserError(f"NeighbourGraph: attract is {attract}; it is a share of the flagged pairs, so give 0 to 1")
         if not 0 <= agreement <= 1:
             raise UserError(f"NeighbourGraph: agreement is {agreement}; it is a share of pairs, so give 0 to 1")
-        if agreement and guide is not None and _is_table(str(guide)):
+        if agreement and guide is not None and Path(guide).suffix == TABLE:
             raise UserError("NeighbourGraph: embeddings in a file have no views that could agree; leave agreement out")
         if guide is not None and refresh is not None:
             raise UserError("NeighbourGraph: the graph of a guide never changes; leave refresh out")
@@ -100,7 +101,11 @@ class NeighbourGraph(Detector):
         self.refresh = [Duration.parse(each) for each in refresh or (REFRESHED if guide is None else ["0 epochs"])]
         self.agreement = agreement
         self.grows = refresh is None and guide is None
-        self.guide = None if guide is None else str(_checked(Path(guide)))
+        self.guide, self._embeddings = None if guide is None else str(_file_of(Path(guide))), None
+        if self.guide is not None and self.guide.endswith(TABLE):
+            self._embeddings = read_embeddings(Path(self.guide), "NeighbourGraph").float()
+        elif self.guide is not None:
+            Encoder.load(self.guide)  # what is wrong with it is said at once
 
     def prepare(self, facts: Facts) -> None:
         """Make room for the coordinates.
@@ -119,11 +124,8 @@ class NeighbourGraph(Detector):
                 f"NeighbourGraph: {self.neighbours} neighbours and {self.eigenvectors} eigenvectors take at least {least} "
                 f"images, and there are {facts.rows}; give smaller numbers"
             )
-        if _is_table(self.guide) and (given := len(_embeddings(self.guide))) != facts.rows:
-            raise UserError(
-                f"NeighbourGraph: {self.guide} holds {given} embeddings, but there are {facts.rows} images to learn from; give "
-                "one for each of them, in their order"
-            )
+        if self._embeddings is not None:
+            check_one_for_each(self._embeddings, facts.rows, self.guide, "NeighbourGraph")
         self.seed = facts.seed
         # The last line is nobody's. What is not known is NaN, which is above no threshold.
         self.register_buffer("table", torch.full((facts.rows + 1, self.eigenvectors), torch.nan))
@@ -164,8 +166,8 @@ class NeighbourGraph(Detector):
 
     def _compared(self, features: Features) -> tuple[Tensor, Tensor | None]:
         """(rows, F) features, and those of views of some images, if there is an encoder to embed them."""
-        if _is_table(self.guide):
-            return _embeddings(self.guide), None
+        if self._embeddings is not None:
+            return self._embeddings, None
         encoder = None if self.guide is None else Encoder.load(self.guide).eval()
         rows = len(self.table) - 1
         viewed = torch.linspace(0, rows - 1, min(rows, VIEWED)).round().long()
@@ -203,32 +205,13 @@ class NeighbourGraph(Detector):
         return self.table[sample.clamp(min=-1)]
 
 
-def _checked(path: Path) -> Path:
+def _file_of(path: Path) -> Path:
     """The file of a guide, which has a form that is known."""
     if path.is_dir():
         path = path / "encoder.safetensors"
-    if path.suffix not in (".npy", ".safetensors") or not path.is_file():
+    if path.suffix not in (TABLE, ".safetensors") or not path.is_file():
         raise UserError(
             f"NeighbourGraph: there is no file {path}; give an encoder.safetensors, the folder of a finished run or a .npy file "
             "of embeddings as the guide"
         )
-    _ = _embeddings(str(path)) if _is_table(str(path)) else Encoder.load(path)
     return path
-
-
-def _is_table(guide: str | None) -> TypeGuard[str]:
-    """Whether a guide is a file of embeddings, and not an encoder."""
-    return guide is not None and guide.endswith(".npy")
-
-
-def _embeddings(path: str) -> Tensor:
-    """(rows, F) float32 of a NumPy file."""
-    try:
-        table = load_array(Path(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"NeighbourGraph: {path} is not an array of numbers; give a .npy file of embeddings") from error
-    if table.ndim != 2 or table.dtype.kind != "f" or 0 in table.shape:
-        raise UserError(f"NeighbourGraph: {path} is {table.dtype} of shape {table.shape}; give floats (rows, F)")
-    if not np.isfinite(table).all():
-        raise UserError(f"NeighbourGraph: {path} holds numbers that are not finite; embed the images again")
-    return torch.from_numpy(np.array(table, dtype=np.float32))

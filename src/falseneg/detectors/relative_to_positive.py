@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -12,9 +11,9 @@ from torch.nn.functional import normalize
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast, Space
 from falseneg.detectors.base import Detector
+from falseneg.detectors.guide import check_one_for_each, read_embeddings
 from falseneg.errors import UserError
 from falseneg.facts import Facts
-from falseneg.foreign.archives import load_array
 from falseneg.rules import AboveThreshold, PairRule, SameGroup
 
 
@@ -84,11 +83,8 @@ class RelativeToPositive(Detector):
         self.register_buffer("embeddings", None if guide is None else _read(Path(guide)), persistent=False)
 
     def prepare(self, facts: Facts) -> None:
-        if self.embeddings is not None and len(self.embeddings) != facts.rows:
-            raise UserError(
-                f"RelativeToPositive: {self.guide} holds {len(self.embeddings)} embeddings, but there are {facts.rows} "
-                "images to learn from; give one for each of them, in their order"
-            )
+        if self.embeddings is not None:
+            check_one_for_each(self.embeddings, facts.rows, self.guide, "RelativeToPositive")
 
     @torch.no_grad()
     def flag(self, contrast: Contrast, clock: Clock) -> PairRule:
@@ -125,15 +121,5 @@ def _read(path: Path) -> Tensor:
         raise UserError(
             f"RelativeToPositive: there is no NumPy file {path}; give a .npy file of embeddings as the guide"
         )
-    try:
-        table = load_array(path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"RelativeToPositive: {path} is not an array of numbers; give a .npy file of embeddings"
-        ) from error
-    if table.ndim != 2 or table.dtype.kind != "f" or 0 in table.shape:
-        raise UserError(f"RelativeToPositive: {path} is {table.dtype} of shape {table.shape}; give floats (rows, E)")
-    if not np.isfinite(table).all():
-        raise UserError(f"RelativeToPositive: {path} holds numbers that are not finite; embed the images again")
-    embeddings = torch.from_numpy(np.array(table))
-    return normalize(embeddings.float() if table.dtype == np.float16 else embeddings, dim=1)
+    embeddings = read_embeddings(path, "RelativeToPositive")
+    return normalize(embeddings.float() if embeddings.dtype == torch.float16 else embeddings, dim=1)
