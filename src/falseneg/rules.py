@@ -6,6 +6,7 @@ Letters: N anchors, M candidates, R clusterings, K listed pairs; a tile has r ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import or_
@@ -19,7 +20,7 @@ from falseneg.strategy import Strategy
 
 
 class PairRule:
-    """Which pairs (anchor i, candidate j) are flagged. Rules combine with ``&`` and ``|``."""
+    """Which pairs (anchor i, candidate j) are flagged. Rules combine with ``&`` and ``|``; ``~`` flags all other pairs."""
 
     def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
         """The rule on one tile.
@@ -43,6 +44,9 @@ class PairRule:
 
     def __or__(self, other: PairRule) -> PairRule:
         return _Either(self, other)
+
+    def __invert__(self) -> PairRule:
+        return _Not(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,16 +188,21 @@ class _Either(PairRule):
 
 
 @dataclass(frozen=True, eq=False)
-class _Without(PairRule):
+class _Not(PairRule):
     rule: PairRule
-    others: PairRule
 
     def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
-        return self.rule.tile(rows, cols, sim) & ~self.others.tile(rows, cols, sim)
+        return ~self.rule.tile(rows, cols, sim)
 
 
 Tier = tuple[PairRule, Strategy]
 """Flagged pairs, and what happens to them."""
+
+
+def weighed_less(tiers: Sequence[Tier]) -> tuple[list[tuple[PairRule, float]], PairRule]:
+    """The tiers whose pairs weigh less than 1 among the negatives, with that weight, and the rule of all their pairs."""
+    lighter = [(rule, strategy.negative) for rule, strategy in tiers if strategy.negative < 1]
+    return lighter, reduce(or_, [rule for rule, _ in lighter]) if lighter else NoPairs()
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +236,7 @@ class Tiers(PairRule):
         apart: list[Tier] = []
         before: PairRule | None = None
         for rule, own in self.tiers:
-            apart.append((rule if before is None else _Without(rule, before), own or strategy))
+            apart.append((rule if before is None else rule & ~before, own or strategy))
             before = rule if before is None else before | rule
         return tuple(apart)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import or_
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +11,7 @@ from torch.nn.functional import softplus
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast
 from falseneg.objectives.base import Objective
-from falseneg.rules import NoPairs, PairRule
+from falseneg.rules import PairRule, weighed_less
 from falseneg.statistics.dense import SOFTPLUS_IS_LINEAR
 from falseneg.statistics.negatives import NegativeStats, sweep_of
 from falseneg.statistics.scan import columns_rule
@@ -50,12 +48,11 @@ class Sigmoid(Objective):
             pulled = pulled + stats.over_attracted(-bias)
         # softplus(b − s/τ) is what a sweep sums: of the opposite anchors it is softplus(b + s/τ).
         opposite = replace(contrast, anchors=replace(contrast.anchors, z=-contrast.anchors.z))
-        lighter = [(rule, own.negative) for rule, own in stats.tiers if own.negative < 1]
-        others = reduce(or_, [rule for rule, _ in lighter]) if lighter else NoPairs()
-        pushed = self._pushed(opposite, tau, _Of(others, flagged=False), bias)
+        lighter, whole = weighed_less(stats.tiers)
+        pushed = self._pushed(opposite, tau, ~_Opposite(whole), bias)
         for rule, weight in lighter:
             if weight > 0:
-                pushed = pushed + weight * self._pushed(opposite, tau, _Of(rule, flagged=True), bias)
+                pushed = pushed + weight * self._pushed(opposite, tau, _Opposite(rule), bias)
         return pulled + pushed * torch.where(stats.weight > 0, stats.full / stats.weight, 1)
 
     @staticmethod
@@ -67,12 +64,10 @@ class Sigmoid(Objective):
 
 
 @dataclass(frozen=True, eq=False)
-class _Of(PairRule):
-    """The pairs that a rule flags, or the others, in a contrast whose anchors are the opposite of the rule's."""
+class _Opposite(PairRule):
+    """The pairs that a rule flags, in a contrast whose anchors are the opposite of the rule's."""
 
     rule: PairRule
-    flagged: bool
 
     def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
-        found = self.rule.tile(rows, cols, -sim)
-        return found if self.flagged else ~found
+        return self.rule.tile(rows, cols, -sim)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
-from operator import or_
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from falseneg.contrast import Contrast
 from falseneg.errors import UserError
-from falseneg.rules import NoPairs, PairRule, Tier, Tiers
+from falseneg.rules import PairRule, Tier, Tiers, weighed_less
 from falseneg.statistics import fused
 from falseneg.statistics.both_ways import both_ways
 from falseneg.statistics.dense import DenseSweep
@@ -270,10 +269,9 @@ def _weighed(sweep: Sweep, tiers: Sequence[Tier], scale: float, cosines: bool) -
         scale: of the logits.
         cosines: whether the sums of flagged cosines are needed.
     """
-    lighter = [(rule, strategy.negative) for rule, strategy in tiers if strategy.negative < 1]
-    whole = reduce(or_, [rule for rule, _ in lighter]) if lighter else NoPairs()
+    lighter, whole = weighed_less(tiers)
     rules = {id(rule): rule for rule in [*(rule for rule, _ in tiers), whole]}
-    partly = [(_Others(rule), weight) for rule, weight in lighter if weight > 0]
+    partly = [(~rule, weight) for rule, weight in lighter if weight > 0]
     every = [*rules.values(), *(others for others, _ in partly)]
     totals = list(zip(*sweep.totals(every, scale, cosines), strict=True))
     of_rule = dict(zip(rules, totals, strict=False))
@@ -289,16 +287,6 @@ def _merged(parts: Sequence[Tensor]) -> Tensor:
     stacked = torch.stack(list(parts))
     empty = (stacked == -torch.inf).all(dim=0)
     return stacked.masked_fill(empty, 0).logsumexp(dim=0).masked_fill(empty, -torch.inf)
-
-
-@dataclass(frozen=True, eq=False)
-class _Others(PairRule):
-    """What a rule does not flag."""
-
-    rule: PairRule
-
-    def tile(self, rows: slice, cols: slice, sim: Tensor) -> Tensor:
-        return ~self.rule.tile(rows, cols, sim)
 
 
 def _form(

@@ -50,12 +50,13 @@ class RetrievalAccuracy(Observer):
         clock, every = session.clock, session.plan.evaluate_every
         if not due(every, clock.step - clock.steps_per_epoch, clock) or session.metrics is None:
             return {}
-        self.last = embedded(session)
-        return measured(self.last)
+        pairs = embedded(session)
+        if clock.step == clock.total_steps:
+            self.last = pairs
+        return measured(pairs)
 
     def finish(self, session: Session) -> Figures:
-        at_the_end = due(session.plan.evaluate_every, session.clock.step - session.clock.steps_per_epoch, session.clock)
-        pairs = self.last if at_the_end and self.last is not None else embedded(session)
+        pairs = self.last or embedded(session)
         figures = measured(pairs)
         if pairs is not None and session.plan.test_pairs is not None:
             session.progress.message(f"retrieval: {said(figures)}")
