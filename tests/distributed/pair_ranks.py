@@ -12,10 +12,8 @@ from falseneg.methods.two_towers import TwoTowers
 from falseneg.statistics.gather import world_size
 
 PAIRS, STEPS, ROWS = 8, 4, 12
-SHARES = {
-    "even": {3: 6},
-    "uneven": {2: 7, 3: 8},
-}  # pairs of a batch by processes, dealt out in turn as `EpochSampler` does
+# Pairs of a batch that so many processes share, dealt out in turn as `EpochSampler` does: evenly, and not.
+NUMBERS = {2: (7,), 3: (6, 8)}
 OBJECTIVES = {
     "CLIP": lambda: (fn.InfoNCE(), fn.LearnedTemperature(0.25)),
     "SigLIP": lambda: (fn.Sigmoid(-2.0), fn.LearnedTemperature(0.25)),
@@ -97,9 +95,8 @@ def train(objective, detector, pairs):
 def on_rank(rank, world, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous{world}", rank=rank, world_size=world)
     results = {
-        (share, objective, detector): train(objective, detector, slice(rank, number[world], world))
-        for share, number in SHARES.items()
-        if world in number
+        (number, objective, detector): train(objective, detector, slice(rank, number, world))
+        for number in NUMBERS[world]
         for objective in OBJECTIVES
         for detector in DETECTORS
     }
