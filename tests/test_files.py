@@ -44,12 +44,12 @@ from falseneg.errors import UserError
 from falseneg.files import write_bytes
 from falseneg.train.checkpoint import save_checkpoint
 folder = Path(sys.argv[1])
-save_checkpoint(folder, {"step": 1, "x": torch.zeros(10)}, 1, keep=False)
+save_checkpoint(folder, {"step": 1, "x": torch.zeros(10)})
 write_bytes(folder / "file", b"old")
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 for attempt in (
     lambda: write_bytes(folder / "file", b"x" * 200_000),
-    lambda: save_checkpoint(folder, {"step": 2, "x": torch.zeros(100_000)}, 2, keep=False),
+    lambda: save_checkpoint(folder, {"step": 2, "x": torch.zeros(100_000)}),
 ):
     try:
         attempt()
@@ -64,7 +64,7 @@ def test_no_room(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.count("REFUSED") == 2 and "File too large" in done.stdout
     assert (tmp_path / "file").read_bytes() == b"old"
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "last.pt"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "last.pt", "previous.pt"]
     import torch
 
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 1

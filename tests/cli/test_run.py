@@ -63,7 +63,8 @@ def test_the_same_command_with_resume_goes_on(run):
 @pytest.mark.parametrize(
     "options, named",
     [
-        (["--epochs", "3"], "--epochs"),
+        (["--epochs", "1"], "--epochs"),
+        (["--batch-size", "12"], "--batch-size"),
         (["--detector", "Oracle"], "--detector"),
         (["--strategy", "attract"], "--strategy"),
         (["--out", "elsewhere"], "--out"),
@@ -73,6 +74,27 @@ def test_it_does_not_resume_otherwise(run, options, named, capsys):
     assert main(["pretrain", "--resume", str(run), *options]) == 2
     said = capsys.readouterr().err
     assert named in said and "--init-from" in said
+
+
+def test_a_finished_run_goes_on_with_more_epochs(run, capsys):
+    assert main(["pretrain", "--resume", str(run), "--epochs", "3"]) == 0
+    assert "epoch 3/3" in capsys.readouterr().out
+    assert yaml.safe_load((run / "config.yaml").read_text())["epochs"] == 3
+    assert (run / "epochs-00002" / "encoder.safetensors").is_file()
+    assert main(["pretrain", "--resume", str(run)]) == 0
+    assert "epoch 3/3" not in capsys.readouterr().out, "it has its three epochs now"
+    assert main(["report", str(run)]) == 0
+
+
+def test_measuring_can_wait(tmp_path, capsys):
+    options = ["--config", "digits", *SMALL, "--epochs", "1", "--evaluate", "later", "--out", str(tmp_path / "run")]
+    assert main(["pretrain", *options]) == 0
+    said = capsys.readouterr().out
+    assert f"falseneg evaluate {tmp_path / 'run'} measures the encoder" in said and "before training" not in said
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert not [line for line in lines if "knn" in line]
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert "nearest neighbours" in capsys.readouterr().out
 
 
 def test_a_damaged_configuration_is_named(run, capsys):

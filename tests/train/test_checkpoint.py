@@ -13,6 +13,7 @@ from falseneg.train.checkpoint import (
     fingerprint,
     load_checkpoint,
     load_module,
+    newest_checkpoint,
     random_states,
     restore_random_states,
     save_checkpoint,
@@ -23,10 +24,11 @@ from falseneg.train.optimisers import AdamW
 
 def test_round_trip_and_kept_copies(tmp_path):
     state = {"step": 7, "weights": {"x": torch.arange(3)}, "random": [random_states()], "nothing": None}
-    save_checkpoint(tmp_path, state, 7, keep=True)
-    save_checkpoint(tmp_path, {**state, "step": 8}, 8, keep=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "step-00000007.pt"]
+    save_checkpoint(tmp_path, state, ["step-00000007.pt", "last.pt"])
+    save_checkpoint(tmp_path, {**state, "step": 8})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "previous.pt", "step-00000007.pt"]
     assert load_checkpoint(tmp_path / "step-00000007.pt")["step"] == 7
+    assert load_checkpoint(tmp_path / "previous.pt")["step"] == 7
     last = load_checkpoint(tmp_path / "last.pt")
     assert last["step"] == 8 and torch.equal(last["weights"]["x"], torch.arange(3)) and last["nothing"] is None
 
@@ -34,8 +36,38 @@ def test_round_trip_and_kept_copies(tmp_path):
 def test_a_run_that_is_killed_between_two_copies_makes_both_again(tmp_path):
     (tmp_path / "last.pt").mkdir()  # cannot be replaced by a file
     with pytest.raises(fn.UserError):
-        save_checkpoint(tmp_path, {"step": 7}, 7, keep=True)
+        save_checkpoint(tmp_path, {"step": 7}, ["step-00000007.pt", "last.pt"])
     assert (tmp_path / "step-00000007.pt").is_file()
+
+
+def test_the_newest_that_is_whole(tmp_path):
+    said = []
+    assert newest_checkpoint(tmp_path, said.append) is None
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, {"step": step}, [f"step-0000000{step}.pt", "last.pt"] if step < 3 else ["last.pt"])
+    assert newest_checkpoint(tmp_path, said.append) == (tmp_path / "last.pt", load_checkpoint(tmp_path / "last.pt"))
+    for name, step, file in (("last.pt", 3, "previous.pt"), ("previous.pt", 2, "step-00000002.pt")):
+        content = bytearray((tmp_path / name).read_bytes())
+        content[len(content) // 2] ^= 1  # one bit on the disk
+        (tmp_path / name).write_bytes(content)
+        path, state = newest_checkpoint(tmp_path, said.append)
+        assert path.name == file and state["step"] == step
+        assert f"last.pt is damaged; continuing from {file}, which is of step {step}" in said[-1]
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(fn.UserError, match=r"last.pt is damaged"):
+        newest_checkpoint(tmp_path, said.append)
+
+
+def test_a_disk_without_second_names_keeps_the_last_only(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", refuse)
+    for step in (1, 2):
+        save_checkpoint(tmp_path, {"step": step})
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 2
 
 
 def test_random_states_survive_a_file(tmp_path):
@@ -43,7 +75,7 @@ def test_random_states_survive_a_file(tmp_path):
         return torch.rand(2).tolist(), random.random(), random.gauss(0, 1), np.random.rand(2).tolist()
 
     random.gauss(0, 1)  # leaves half of a pair behind
-    save_checkpoint(tmp_path, {"random": random_states()}, 0, keep=False)
+    save_checkpoint(tmp_path, {"random": random_states()})
     expected = draws()
     restore_random_states(load_checkpoint(tmp_path / "last.pt")["random"])
     assert draws() == expected
@@ -58,7 +90,7 @@ class Touch:
 
 
 def test_damaged_and_foreign_files(tmp_path):
-    save_checkpoint(tmp_path, {"x": torch.zeros(1000)}, 0, keep=False)
+    save_checkpoint(tmp_path, {"x": torch.zeros(1000)})
     whole = (tmp_path / "last.pt").read_bytes()
     path = tmp_path / "other.pt"
     flipped = bytearray(whole)

@@ -186,7 +186,7 @@ def test_an_encoder_that_cannot_see_such_crops(tmp_path):
 def test_settings_name_the_crops():
     run = crop_run()
     run.check()
-    described = settings(run, make_plan(run, False, True, print), 1)
+    described = settings(run, make_plan(run, False, True, print))
     assert described["multi_crop"] == str(run.multi_crop)
     run = tiny_run()
-    assert settings(run, make_plan(run, False, True, print), 1)["multi_crop"] == "None"
+    assert settings(run, make_plan(run, False, True, print))["multi_crop"] == "None"

@@ -28,6 +28,7 @@ OTHER = {
     "data": lambda: tiny_run().test,
     "epochs": lambda: 4,
     "batch_size": lambda: 16,
+    "keep_last": lambda: True,
     "accumulate": lambda: 2,
     "warmup": lambda: "20%",
     "seed": lambda: 5,
@@ -36,7 +37,7 @@ OTHER = {
     "expected_classes": lambda: 7,
     "sync_batch_norm": lambda: False,
 }
-ELSEWHERE = ("devices", "init_from")  # the number of processes has its own setting; first weights are used once
+ELSEWHERE = ("init_from",)  # first weights are used once
 FREE = (*INCIDENTAL, *MEASURING, *TOLD_BY_THE_DATA, *ELSEWHERE)
 
 
@@ -48,7 +49,7 @@ def test_every_option_of_a_run_is_shared_or_named_as_free():
 def test_what_a_resumed_run_must_share(name):
     def described(**options):
         run = tiny_run(**options)
-        return settings(run, make_plan(run, False, True, print), 1)
+        return settings(run, make_plan(run, False, True, print))
 
     given = {"seed": 0} if name != "multi_crop" else {"method": fn.SimCLR(tiny_encoder())}
     assert described(**given) == described(**given)
@@ -79,8 +80,8 @@ def test_an_observer_that_draws_would_be_noticed(tmp_path, monkeypatch):
 
 def test_the_features_of_the_last_epoch_are_extracted_once(tmp_path, monkeypatch):
     passes = []
-    plain = accuracy.features_of
-    monkeypatch.setattr(accuracy, "features_of", lambda *given: passes.append(len(passes)) or plain(*given))
+    plain = accuracy.shared_features
+    monkeypatch.setattr(accuracy, "shared_features", lambda *given: passes.append(len(passes)) or plain(*given))
     figures = fit(tiny_run(epochs=2, evaluate_every="1 epoch"), tmp_path / "run")
-    assert len(passes) == 3, "before training and after each of two epochs"
+    assert len(passes) == 2 * 3, "of both sets before training and after each of two epochs"
     assert read_metrics(tmp_path / "run")[-2]["knn"] == figures["knn"]

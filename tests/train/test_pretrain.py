@@ -26,7 +26,11 @@ def test_files_of_a_run(finished):
     about = json.loads((folder / "run.json").read_text())
     assert about["images"] == 96 and about["small_stem"] is True and about["torch"] == torch.__version__
     assert {"falseneg", "python", "platform", "seed", "git", "command", "started"} <= about.keys()
-    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["last.pt", "step-00000006.pt"]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
+        "last.pt",
+        "previous.pt",
+        "step-00000006.pt",
+    ]
 
     lines = read_metrics(folder)
     assert [line["step"] for line in lines if line["kind"] == "step"] == [1, 2, 4, 6, 8]
@@ -146,6 +150,56 @@ def test_not_a_number_stops_with_finite_weights(tmp_path):
         fit(tiny_run(objective=Broken()), tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["step"] == 3
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+class BrokenGradient(fn.InfoNCE):
+    """At some steps the loss is finite, and its gradient is not."""
+
+    def __init__(self, *steps):
+        super().__init__()
+        self._steps = steps
+
+    def forward(self, contrast, stats, tau, strategy, clock=None):
+        losses = super().forward(contrast, stats, tau, strategy, clock)
+        if clock.step in self._steps:
+            zero = (losses - losses).abs()
+            losses = losses + zero.sqrt()  # 0, of infinite slope
+        return losses
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(fn.UserError, match="a gradient became infinite or NaN at step 5; .*of encoder.backbone"):
+        fit(tiny_run(objective=BrokenGradient(4)), folder)
+    held = torch.load(folder / "checkpoints" / "not-finite.pt", weights_only=True)
+    assert held["step"] == 4 and all(value.isfinite().all() for value in held["method"].values())
+    about = json.loads((folder / "checkpoints" / "not-finite.json").read_text())
+    assert about["step"] == 5 and len(about["rows"]) == 32 and about["largest_gradient"] in ("nan", "inf")
+    # The state reproduces the fault; the last checkpoint goes on where the fault does not return.
+    (folder / "checkpoints" / "not-finite.pt").replace(folder / "checkpoints" / "last.pt")
+    with pytest.raises(fn.UserError, match="at step 5"):
+        fit(tiny_run(objective=BrokenGradient(4)), folder, resume=True)
+
+
+def test_steps_that_are_not_finite_can_be_skipped(tmp_path, capsys):
+    with pytest.raises(fn.UserError, match="at step 6"):
+        fit(tiny_run(objective=BrokenGradient(1, 5), skip_not_finite=1), tmp_path / "one")
+    figures = fit(tiny_run(objective=BrokenGradient(1, 2, 5), skip_not_finite=3), tmp_path / "run")
+    assert "at step 2, which is skipped" in capsys.readouterr().out
+    assert figures["knn"] > 0 and all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    assert state["skipped"] == 3 and state["step"] == 9
+    taken = {int(entry["step"]) for entry in state["optimiser"]["state"].values()}
+    assert taken == {6}, "the optimiser has taken the other six"
+
+
+def test_what_is_skipped_is_counted_over_a_resume(tmp_path):
+    stopping = tiny_run(objective=BrokenGradient(1, 4), skip_not_finite=1)
+    with pytest.raises(fn.UserError, match="at step 5"):
+        fit(stopping, tmp_path / "run")
+    with pytest.raises(fn.UserError, match="at step 5"):
+        fit(tiny_run(objective=BrokenGradient(1, 4), skip_not_finite=1), tmp_path / "run", resume=True)
+    assert fit(tiny_run(objective=BrokenGradient(1, 4), skip_not_finite=2), tmp_path / "run", resume=True)["knn"] > 0
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def stopped_run(folder, **options):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"epochs": 4}, "epochs is '3' there and '4' here"),
+        ({"epochs": 2}, "epochs is '3' there and '2' here"),
         ({"data": digits(95)}, "is '.*' there and '.*' here"),
         ({"data": Subset(digits(97), range(1, 97))}, "data is"),
         ({"detector": fn.SupportSet(top_k=5)}, "detector.top_k is '4' there and '5' here"),
@@ -166,7 +166,7 @@ def test_a_whole_checkpoint_of_other_things(tmp_path, instead):
     path = tmp_path / "run" / "checkpoints" / "last.pt"
     whole = torch.load(path, weights_only=True)
     for part in ("settings", "method", "criterion", "optimiser", "random", "observers", "step", "metrics"):
-        save_checkpoint(path.parent, {**whole, part: instead}, 1, keep=False)
+        save_checkpoint(path.parent, {**whole, part: instead})
         with pytest.raises(fn.UserError) as error:
             fit(tiny_run(objective=StopAt(1, signal.SIGTERM)), tmp_path / "run", resume=True)
         assert "\n" not in str(error.value) and "the checkpoint" in str(error.value)

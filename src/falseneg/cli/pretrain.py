@@ -16,6 +16,7 @@ from falseneg.compare.variants import NAMES
 from falseneg.errors import UserError
 from falseneg.train.run import INCIDENTAL
 
+EPOCHS = "epochs"
 ABOUT = (
     "Train an encoder on images. Settings left null are chosen to suit the data; all are written to DIR/config.yaml, "
     "which --config takes to do the same again."
@@ -31,7 +32,10 @@ def run(arguments: Sequence[str]) -> int:
     variant_option: dict[str, Any] = {"type": str, "default": argparse.SUPPRESS, "metavar": "NAME"}
     variant_help = f"how false negatives are treated, by the names of falseneg compare: {', '.join(NAMES)}"
     parser.add_argument("--variant", **variant_option, help=variant_help)
-    resume_help = "continue the run in this folder as it was configured; without a folder, the one of --out"
+    resume_help = (
+        "continue the run in this folder as it was configured; without a folder, the one of --out; with more --epochs also one "
+        "that is finished"
+    )
     parser.add_argument("--resume", nargs="?", **folder_option, help=resume_help)
     if resuming := any(argument.split("=")[0] == "--resume" for argument in arguments):
         folder, configuration, images = *_stored(parser, arguments), None
@@ -70,12 +74,18 @@ def _stored(parser: Parser, arguments: Sequence[str]) -> tuple[Path, Configurati
     if options.get("out", folder) != folder:
         raise UserError(f"--resume continues the run in {folder}; leave out --out, or start a new run with --init-from")
     for key in wanted:
-        if key not in INCIDENTAL and _contradicts(wanted[key], there[key]):
+        if key not in INCIDENTAL and _contradicts(wanted[key], there[key]) and not _longer(key, wanted, there):
             raise UserError(
                 f"--resume continues the run in {folder} as it was configured, but --{key.replace('_', '-')} differs from "
                 "it; leave that out, or start a new run from these weights with --init-from and another --out"
             )
-    return folder, {**there, **{key: wanted[key] for key in INCIDENTAL if wanted[key] is not None}}
+    changed = {key: wanted[key] for key in (*INCIDENTAL, EPOCHS) if wanted[key] is not None}
+    return folder, {**there, **changed}
+
+
+def _longer(key: str, wanted: Configuration, stored: Configuration) -> bool:
+    """Whether the run is to go on beyond the epochs that it was given."""
+    return key == EPOCHS and stored[key] is not None and wanted[key] > stored[key]
 
 
 def _folder_to_resume(arguments: Sequence[str]) -> Path:

@@ -210,7 +210,8 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     """The batches of an epoch, each a list of (epoch, row): a permutation known by (seed, epoch).
 
     Batch k is the same set of images whatever the number of ranks; each rank takes every world-th of it. The last,
-    incomplete batch is dropped, unless the whole data set is smaller than a batch: then that is the one batch.
+    incomplete batch is dropped (other images in each epoch), unless it is asked for, or the whole data set is smaller than
+    a batch: then that is the one batch.
 
     Args:
         rows: n, images in the data set.
@@ -218,12 +219,15 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         seed: of the order.
         rank: of this process.
         world: number of processes.
+        keep_last: the last, incomplete batch is one of the epoch.
 
     Raises:
         UserError: a batch would hold fewer than two images, or none for some rank.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, rows: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1, keep_last: bool = False
+    ) -> None:
         if batch_size < 2:
             raise UserError(f"a batch of {batch_size} has no negatives: batch_size must be at least 2")
         if rows < 2:
@@ -233,14 +237,20 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             raise UserError(
                 f"a batch of {self.batch_size} images is too small for {world} processes: use fewer, or a larger batch"
             )
-        self.rows, self.seed, self.rank, self.world = rows, seed, rank, world
+        last = rows % self.batch_size
+        if keep_last and 0 < last < max(2, world):
+            raise UserError(
+                f"the last batch of {rows:,} images has {last}, too few for {world} process{'es' * (world > 1)}; leave keep_last "
+                f"out, or give a batch size other than {self.batch_size}"
+            )
+        self.rows, self.seed, self.rank, self.world, self.keep_last = rows, seed, rank, world, keep_last
         self.epoch = 0
         self.start_batch = 0
 
     @property
     def batches_per_epoch(self) -> int:
         """Batches of a whole epoch."""
-        return self.rows // self.batch_size
+        return -(-self.rows // self.batch_size) if self.keep_last else self.rows // self.batch_size
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch that is gone through next, and the batch to start with (to resume within an epoch)."""

@@ -195,6 +195,8 @@ def _lines(path: Path, run: RunRecord) -> list[dict[str, Any]]:
 
 def _sort_in(run: RunRecord, line: dict[str, Any]) -> None:
     numbered = line.get("epoch") is not None
+    if line.get("kind") in ("epoch", "step"):
+        run.final = None  # a finished run that goes on with more epochs
     if line.get("kind") == "epoch" and numbered:
         if run.epochs and run.epochs[-1]["epoch"] >= line["epoch"]:
             run.epochs = [other for other in run.epochs if other["epoch"] != line["epoch"]]

@@ -113,14 +113,27 @@ class _GatherRows(torch.autograd.Function):
         return None if grad_all is None else _SumRows.apply(grad_all, ctx.counts)
 
 
+def _reduce_scatter(rows: Tensor, counts: list[int]) -> Tensor:
+    """(sum of counts, …) of each rank to this rank's (n, …) of their sum: a rank is sent its own rows and no others."""
+    most = max(counts)
+    padded = rows.new_zeros((len(counts) * most, *rows.shape[1:]))  # all shares have to be of one size
+    for place, share in enumerate(rows.split(counts)):
+        padded[place * most : place * most + len(share)] = share
+    own = rows.new_empty((most, *rows.shape[1:]))
+    dist.reduce_scatter_tensor(own, padded)
+    return own[: counts[dist.get_rank()]]
+
+
 class _SumRows(torch.autograd.Function):
     """What the gather undoes, as its own function, so that second derivatives cross the ranks as well."""
 
     @staticmethod
     def forward(ctx: Any, grad_all: Tensor, counts: list[int]) -> Tensor:
-        total = grad_all.clone(memory_format=torch.contiguous_format)  # autograd may use the gradient elsewhere
-        dist.all_reduce(total)
-        return total.split(counts)[dist.get_rank()]
+        if dist.get_backend() != "nccl":  # gloo's reduce-scatter is an all-reduce inside, and slower
+            total = grad_all.clone(memory_format=torch.contiguous_format)  # autograd may use the gradient elsewhere
+            dist.all_reduce(total)
+            return total.split(counts)[dist.get_rank()]
+        return _reduce_scatter(grad_all, counts)
 
     @staticmethod
     def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor, None]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import random
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,57 @@ from falseneg.models.encoder import first_difference
 from falseneg.row_step import RowStep
 from falseneg.schedule import Schedule
 
-FORMAT = 1
-LAST = "last.pt"
+FORMAT = 2
+LAST, PREVIOUS = "last.pt", "previous.pt"
+_BETWEEN = ".previous.pt.tmp"
 
 
-def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int, keep: bool) -> None:
-    """Write ``last.pt``, and with ``keep`` also ``step-NNNNNNNN.pt``, each whole or not at all.
+def save_checkpoint(folder: Path, state: Mapping[str, Any], names: Sequence[str] = (LAST,)) -> None:
+    """Write files of these names one after the other, each whole or not at all. What was ``last.pt`` becomes ``previous.pt``.
 
     Raises:
         UserError: the disk is full or refuses; the checkpoint before stays as it was.
     """
-    # The kept copy first: a run that is killed in between makes it again.
-    names = [f"step-{step:08d}.pt", LAST] if keep else [LAST]
     for name in names:
+        if name == LAST:
+            _keep_previous(folder)
         with replacing(folder / name) as file:
             torch.save({"falseneg_checkpoint": FORMAT, **state}, file)
+
+
+def _keep_previous(folder: Path) -> None:
+    """Give the last checkpoint its second name, so that there is a whole one at every moment."""
+    with contextlib.suppress(OSError):  # where a file system knows no second names, or there is none yet
+        (folder / _BETWEEN).unlink(missing_ok=True)
+        os.link(folder / LAST, folder / _BETWEEN)
+        os.replace(folder / _BETWEEN, folder / PREVIOUS)
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, and what is in it; None where there is none at all.
+
+    Args:
+        folder: of the checkpoints.
+        say: is told of those that are damaged.
+
+    Raises:
+        UserError: all of them are damaged, or of another version.
+    """
+    kept = sorted(folder.glob("step-*.pt"), reverse=True)
+    there = [path for path in (folder / LAST, folder / PREVIOUS, *kept) if path.is_file()]
+    problem = None
+    for path in there:
+        try:
+            state = load_checkpoint(path)
+        except UserError as error:
+            problem = problem or error
+            continue
+        if problem is not None:
+            say(f"warning: {there[0]} is damaged; continuing from {path.name}, which is of step {state['step']}")
+        return path, state
+    if problem is not None:
+        raise problem
+    return None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -100,6 +137,23 @@ def load_module(module: nn.Module, state: Mapping[str, Any], what: str) -> None:
     module.load_state_dict(state)
 
 
+def epochs_to_extend(own: Mapping[str, str], stored: dict[str, str]) -> int | None:
+    """The epochs of a run that is to have more of them: from there on it is, in every schedule, a run of so many.
+
+    Args:
+        own: settings of now.
+        stored: settings of the checkpoint, which become those of a run with these epochs.
+
+    Returns:
+        The epochs that it had; None if it is to have the same, or fewer.
+    """
+    before = int(stored["epochs"])
+    if int(own["epochs"]) <= before:
+        return None
+    stored["epochs"] = own["epochs"]
+    return before
+
+
 def check_settings(own: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     """Refuse to continue a run under other settings.
 
@@ -113,6 +167,13 @@ def check_settings(own: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
                 f"the checkpoint is of another configuration: {key} is {there!r} there and {here!r} here; give the same "
                 "options to continue it, or start a new run from its weights with --init-from and another --out"
             )
+
+
+def seed_all(seed: int) -> None:
+    """Start every generator that training draws from."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 def random_states() -> dict[str, Any]:

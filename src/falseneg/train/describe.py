@@ -33,6 +33,12 @@ def describe(session: Session) -> None:
     epochs = f"{clock.epochs} epoch{'s' * (clock.epochs > 1)}"
     say(f"{epochs} of {clock.steps_per_epoch} steps, {plan.batch_size} images each{pieces}, on {device}")
 
+    left_out = len(plan.train) % plan.batch_size if len(plan.train) > plan.batch_size else 0
+    if left_out and not run.keep_last:
+        say(
+            f"{left_out} images of each epoch, other ones each time, make no whole batch and wait (--keep-last true sees them)"
+        )
+
     with session.fabric.autocast():
         epoch, memory = forecast(run, plan, device, session.fabric.world_size)
     say(
@@ -44,6 +50,9 @@ def describe(session: Session) -> None:
 def farewell(session: Session, figures: Mapping[str, Any]) -> None:
     """What came of the run, whether training was worth it, and how to use the encoder."""
     run, say, encoder = session.run, session.progress.message, session.learner.method.towers["image"]
+    if run.evaluate == "later":
+        say(f"done in {duration(session.seconds)} of training; falseneg evaluate {session.folder} measures the encoder")
+        return
     evaluations = evaluations_of(run.few_labels, run.few_label_draws)
     measured, level = [], []
     for each in evaluations:

@@ -11,8 +11,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor, nn
 
-from falseneg.data import Subset, ViewSet, view_loader
-from falseneg.evaluation.features import evaluation_mode, feature_batches
+from falseneg.data import ImageSet, Subset, ViewSet, view_loader
+from falseneg.evaluation.features import evaluation_mode, extract_features, feature_batches
 from falseneg.files import replacing
 from falseneg.methods.base import Method
 from falseneg.statistics.gather import gather_rows
@@ -80,17 +80,8 @@ class Passes:
         return kept.embeddings()
 
     def _of_all(self, batches: Iterator[Tensor], number: int, what: str) -> Iterator[Tensor]:
-        """The batches of all ranks, by row, of this many images."""
-        fabric, done = self.session.fabric, 0
-        own = torch.arange(fabric.global_rank, number, fabric.world_size)
-        rounds = -(-number // (AT_ONCE * fabric.world_size))
-        batch = torch.empty(0)
-        for start in range(0, rounds * AT_ONCE, AT_ONCE):
-            batch = next(batches, batch[:0])  # a rank may have no image left in the last round
-            whole = _of_all_ranks(own[start : start + AT_ONCE], batch, fabric.device)
-            done += len(whole)
-            yield whole
-            self.session.progress.aside(what, done, number)
+        for batch in _of_all_ranks(self.session, batches, number, what):
+            yield batch
             self.after_batch()
 
 
@@ -112,10 +103,46 @@ def _of_views(
         end_workers(loader)
 
 
-def _of_all_ranks(rows: Tensor, batch: Tensor, device: torch.device) -> Tensor:
-    """(b, D) the embeddings of all ranks' batches by row; exchanged on the device."""
-    everyone = gather_rows(rows.to(device)).cpu()
-    return gather_rows(batch.to(device)).cpu()[everyone.argsort()]
+def shared_features(session: Session, network: nn.Module, images: ImageSet, alone: bool = False) -> Tensor | None:
+    """(n, F) float32 features of all images, each of them extracted by one rank; on the first rank, and None on the others.
+
+    Args:
+        session: every rank has to ask.
+        network: (B, 3, size, size) uint8 images to (B, F), on the device.
+        images: n of them.
+        alone: the first rank asks by itself.
+    """
+    fabric, size, workers = session.fabric, session.plan.size, session.plan.workers
+    if alone or fabric.world_size == 1:
+        return extract_features(network, images, size, device=fabric.device, workers=workers)
+    # Of fewer images than ranks each rank extracts all: nothing has to be exchanged.
+    own = (
+        Subset(images, torch.arange(fabric.global_rank, len(images), fabric.world_size))
+        if len(images) >= fabric.world_size
+        else images
+    )
+    with closing(feature_batches(network, own, size, AT_ONCE, fabric.device, workers, outlast_signals)) as batches:
+        if own is images:
+            whole = list(batches)
+        else:
+            everyone = _of_all_ranks(session, batches, len(images), "extracting features")
+            whole = [batch for batch in everyone if fabric.is_global_zero]
+    return torch.cat(whole) if fabric.is_global_zero else None
+
+
+def _of_all_ranks(session: Session, batches: Iterator[Tensor], number: int, what: str) -> Iterator[Tensor]:
+    """(b, …) the batches of all ranks, by row, of this many images that they take in turn; exchanged on the device."""
+    fabric, done = session.fabric, 0
+    own = torch.arange(fabric.global_rank, number, fabric.world_size)
+    rounds = -(-number // (AT_ONCE * fabric.world_size))
+    batch = torch.empty(0)
+    for start in range(0, rounds * AT_ONCE, AT_ONCE):
+        batch = next(batches, batch[:0])  # a rank may have no image left in the last round
+        everyone = gather_rows(own[start : start + AT_ONCE].to(fabric.device)).cpu()
+        whole = gather_rows(batch.to(fabric.device)).cpu()[everyone.argsort()]
+        done += len(whole)
+        yield whole
+        session.progress.aside(what, done, number)
 
 
 class _Kept:

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import uuid
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from falseneg.errors import UserError
-from falseneg.files import alone, write_bytes
+from falseneg.files import alone, replacing, write_bytes
 from falseneg.foreign.text import read_json
 from falseneg.train.metrics import read_metrics
-from falseneg.train.names import ABOUT, CHECKPOINTS, CONFIG, ENCODER, METRICS
+from falseneg.train.names import ABOUT, CHECKPOINTS, CONFIG, ENCODER, EXPORTED, METRICS
 
 _OF_A_RUN = (ABOUT, CONFIG, METRICS, CHECKPOINTS, ENCODER)
 _WORTH_KEEPING = (METRICS, f"{CHECKPOINTS}/last.pt", ENCODER)
@@ -61,12 +62,46 @@ def _check(folder: Path, resume: bool) -> None:
         raise UserError(f"the folder {folder} cannot be written; choose another with --out")
 
 
-def final_figures(folder: Path) -> dict[str, Any] | None:
-    """The last figures of a run that is finished; None if it is not."""
+def final_figures(folder: Path, epochs: int | None = None) -> dict[str, Any] | None:
+    """The last figures of a run that is finished; None if it is not.
+
+    Args:
+        folder: of the run.
+        epochs: it is finished only with that many; None takes what it was given.
+    """
     lines = read_metrics(folder)
     if not lines or lines[-1]["kind"] != "final" or not (folder / ENCODER).is_file():
         return None
+    done = max((line.get("epoch", 0) for line in lines if line["kind"] == "epoch"), default=0)
+    if epochs is not None and done < epochs:
+        return None
     return {key: value for key, value in lines[-1].items() if key != "kind"}
+
+
+def go_on_after(folder: Path, epochs: int, position: int) -> int:
+    """Let a run go on beyond its epochs: what it has exported is also kept as epochs-NNNNN, and its last figures stay.
+
+    Args:
+        folder: of the run.
+        epochs: that it had.
+        position: bytes of its metrics at its last checkpoint.
+
+    Returns:
+        The bytes of the metrics to keep: with the final line, if the run was finished.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    kept = folder / f"epochs-{epochs:05d}"
+    for path in [folder / name for name in EXPORTED if (folder / name).exists() and not (kept / name).exists()]:
+        for file in [path] if path.is_file() else sorted(path.iterdir()):
+            with replacing(kept / file.relative_to(folder)) as copy, open(file, "rb") as there:
+                shutil.copyfileobj(there, copy)
+    with open(folder / METRICS, "rb") as metrics:
+        metrics.seek(position)
+        line = metrics.readline()
+    final = line.startswith(b'{"kind": "final"') and line.endswith(b"\n")
+    return position + (len(line) if final else 0)
 
 
 def about(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def forecast(run: Run, plan: Plan, device: torch.device, world: int = 1) -> tupl
     batch, loading = _try_loading(views_of(run, plan), of_rank)
     needed = estimate(run.method, batch.to(device), of_rank, run.accumulate)
     each = max(needed.seconds_per_image, loading / plan.workers) if plan.workers else needed.seconds_per_image + loading
-    return each * of_rank * EpochSampler(len(plan.train), plan.batch_size).batches_per_epoch, needed.memory
+    return each * of_rank * EpochSampler(
+        len(plan.train), plan.batch_size, keep_last=run.keep_last
+    ).batches_per_epoch, needed.memory
 
 
 def _try_loading(view_set: ViewSet, most: int) -> tuple[Batch, float]:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from falseneg.errors import UserError
 from falseneg.files import disk_error
+from falseneg.train.processes import lost_process
 
 _DISK_IS_FULL = {28, 27, 122}  # ENOSPC, EFBIG, EDQUOT on Linux
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -106,10 +107,10 @@ def determinism(wanted: bool, threads: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_one_sentence() -> Iterator[None]:
-    """Running out of memory or disk space becomes a `UserError` that says what to do.
+    """Running out of memory or disk space, or a lost process, becomes a `UserError` that says what to do.
 
     Raises:
-        UserError: memory or the disk is full.
+        UserError: memory or the disk is full, or another process of the training is gone.
     """
     try:
         yield
@@ -124,6 +125,11 @@ def in_one_sentence() -> Iterator[None]:
             raise UserError(
                 "memory ran out; lower the batch size, encode it in more pieces (accumulate; the same gradients), or make "
                 "the views (augmentation.size) or the encoder smaller"
+            ) from error
+        if lost_process(error):
+            raise UserError(
+                "another process of this training has ended, or does not answer any more; what it said stands above, or in its own "
+                "output; --resume continues from the last checkpoint"
             ) from error
         disk = disk_error(error)
         if disk is not None and disk.errno in _DISK_IS_FULL:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,16 +14,18 @@ import torch
 from falseneg.batch import Batch
 from falseneg.clock import Duration, due
 from falseneg.errors import UserError
+from falseneg.files import write_bytes
 from falseneg.train.compiled import uncompiled
 from falseneg.train.embeddings import Passes
 from falseneg.train.guards import Stopped, StopRequests, end_workers, lost_loader
 from falseneg.train.metrics import over_ranks
+from falseneg.train.names import CHECKPOINTS, NOT_FINITE
 from falseneg.train.observers import Figures, Observer
 from falseneg.train.optimisers import rate_factor
 from falseneg.train.progress import duration
 from falseneg.train.session import Session, Stepped
 from falseneg.train.state import save
-from falseneg.train.step import start_fetching, training_step
+from falseneg.train.step import NotFinite, start_fetching, training_step
 
 TOLD_AFTER = 10.0
 """Seconds that a detector may take before an epoch without a word."""
@@ -66,17 +70,25 @@ class _Epoch:
             with uncompiled(session.run.compile_encoder):
                 for observer in self.observers:
                     observer.start_epoch(session)
+                session.wait_for_first()
                 started = time.perf_counter()
                 self._start_detector()
         session.sampler.set_epoch(epoch, start_batch)
         for batch in session.loader:
             # Of several processes asked before the step: the answer is there at its end, and not one more to wait for.
             asked = self._asked()
-            stepped = step(session, batch)
+            stepped = self._step(batch)
             session.seconds += time.perf_counter() - started
             after_step(session, self.observers, stepped)
             self._stop_if_asked(asked)
             started = time.perf_counter()
+
+    def _step(self, batch: Batch) -> Stepped | None:
+        try:
+            return step(self.session, batch)
+        except NotFinite as problem:
+            skip(self.session, self.observers, problem)
+            return None
 
     def _start_detector(self) -> None:
         """What the detector does before an epoch. It may take long: a signal does not wait for its end.
@@ -103,7 +115,8 @@ class _Epoch:
         if fabric.world_size == 1:
             return lambda: self.stop.wanted
         # They have to agree: a signal may reach them at different steps.
-        return start_fetching(over_ranks(fabric, torch.full((), self.stop.wanted, device=fabric.device), "max"))
+        fetched = start_fetching(over_ranks(fabric, torch.full((1,), self.stop.wanted, device=fabric.device), "max"))
+        return lambda: fetched()[0]
 
     def _stop_if_asked(self, asked: Callable[[], float]) -> None:
         session, wanted = self.session, int(asked())
@@ -127,18 +140,48 @@ def step(session: Session, batch: Batch) -> Stepped:
     return Stepped(clock, rate, *training_step(session.learner, batch, clock, run.accumulate))
 
 
-def after_step(session: Session, observers: Sequence[Observer], stepped: Stepped) -> None:
-    """Move the clock on; observe, and save what is due."""
-    before, session.clock = stepped.clock, replace(stepped.clock, step=stepped.clock.step + 1)
+def skip(session: Session, observers: Sequence[Observer], problem: NotFinite) -> None:
+    """Pass over a step that must not be taken, if that is wished for; otherwise save where it stands, and stop.
+
+    Raises:
+        UserError: steps like this are not to be skipped, or no more of them.
+    """
+    step, run = session.clock.step + 1, session.run
+    found = (
+        f"the loss became {problem.loss}" if not math.isfinite(problem.loss) else "a gradient became infinite or NaN"
+    )
+    largest = f"the largest gradient is {problem.gradient:g}, of {problem.name}"
+    session.skipped += 1
+    if session.skipped <= run.skip_not_finite:
+        session.learner.optimiser.zero_grad(set_to_none=True)
+        left = run.skip_not_finite - session.skipped
+        session.progress.message(f"warning: {found} at step {step}, which is skipped ({largest}; {left} more may be)")
+        return
+    save(session, observers, f"{NOT_FINITE}.pt")
+    if session.metrics is not None:
+        about = {"step": step, "loss": str(problem.loss), "largest_gradient": str(problem.gradient)}
+        text = json.dumps({**about, "of": problem.name, "rows": problem.rows}) + "\n"
+        write_bytes(session.folder / CHECKPOINTS / f"{NOT_FINITE}.json", text.encode())
+    raise UserError(
+        f"{found} at step {step}; lower the learning rate, lengthen the warm-up, raise the temperature or train with precision "
+        "32-true, and resume from the last checkpoint, or pass over such steps with --skip-not-finite 3 "
+        f"({largest}; {CHECKPOINTS}/{NOT_FINITE}.pt holds the state before the step, {NOT_FINITE}.json the rows of its images)"
+    )
+
+
+def after_step(session: Session, observers: Sequence[Observer], stepped: Stepped | None) -> None:
+    """Move the clock on; observe, and save what is due. A step that was skipped (None) has nothing to observe."""
+    before, session.clock = session.clock, replace(session.clock, step=session.clock.step + 1)
     clock, run = session.clock, session.run
-    for observer in observers:
+    for observer in observers if stepped is not None else ():
+        assert stepped is not None
         observer.after_step(session, stepped)
     if clock.step % clock.steps_per_epoch == 0:
         with uncompiled(run.compile_encoder):
             _end_epoch(session, observers, before.epoch + 1)
     keep = due(run.keep_every, before.step, clock)
     if keep or due(run.checkpoint_every, before.step, clock) or clock.step == clock.total_steps:
-        save(session, observers, keep)
+        save(session, observers, f"step-{clock.step:08d}.pt" if keep else None)
 
 
 def _end_epoch(session: Session, observers: Sequence[Observer], epoch: int) -> None:
@@ -146,6 +189,7 @@ def _end_epoch(session: Session, observers: Sequence[Observer], epoch: int) -> N
     figures: Figures = {"epoch": epoch, "step": session.clock.step}
     for observer in observers:
         figures |= observer.end_epoch(session, epoch)
+    session.wait_for_first()
     if session.metrics is not None:
         session.metrics.write("epoch", figures)
         session.progress.epoch(session.clock, figures)

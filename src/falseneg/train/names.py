@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from falseneg.methods.base import ENCODER as ENCODER
+from falseneg.methods.clip import FILE as TOWERS
+from falseneg.methods.open_clip import FOLDER as OPEN_CLIP
+
+EXPORTED = (ENCODER, TOWERS, OPEN_CLIP)
+"""What a finished run leaves for others; the last is a folder."""
 
 ABOUT = "run.json"
 CONFIG = "config.yaml"
@@ -12,6 +17,8 @@ START = "start_"
 UNREADABLE = "unreadable.txt"
 """A sentence for each image that was left out, if there are any."""
 CHECKPOINTS = "checkpoints"
+NOT_FINITE = "not-finite"
+"""Among them, with .pt: where a step had a loss or a gradient that is not finite; with .json: that step's images."""
 FLAGGED = "flagged.parquet"
 SIMILARITIES = "similarities.json"
 EMBEDDING = "embedding.npz"

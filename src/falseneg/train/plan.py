@@ -50,7 +50,7 @@ LOOKED_AT = 20_000
 TOLD_BY_THE_DATA = ("test", "holdout", "skip_unreadable")
 """Options of a run that decide which images there are to learn from, and nothing else about the weights."""
 MEASURING = (
-    *("accelerator", "evaluate_every", "evaluate_linear", "few_labels", "few_label_draws", "prompts"),
+    *("accelerator", "evaluate", "evaluate_every", "evaluate_linear", "few_labels", "few_label_draws", "prompts"),
     "check_duplicates",
 )
 """Options of a run on which no weight depends, but what is measured does, or where it is computed."""
@@ -64,7 +64,7 @@ class Plan:
 
     Attributes:
         train: the images to learn from.
-        test: labelled images to measure on, or None.
+        test: labelled images to measure on while training, or None.
         size: side of the views, in pixels.
         epochs: passes over the data.
         batch_size: images in a step, over all processes.
@@ -117,6 +117,8 @@ def make_plan(run: Run, gpu: bool, resumed: bool, say: Callable[[str], None]) ->
         )
     images, unreadable = _inspected(run, images, workers, resumed, say)
     train, test, test_pairs = _split(run, images, resumed, say)
+    if run.evaluate == "later":
+        test = test_pairs = None
     batch_size = run.batch_size or usual_batch_size(facts)
     _check_batch(run, batch_size, len(train), say)
     epochs = run.epochs or usual_epochs(facts)
@@ -201,11 +203,7 @@ def _check_batch(run: Run, batch_size: int, images: int, say: Callable[[str], No
         raise UserError(
             f"batch_size is {batch_size}, but there are {images} images to learn from; give at most {images}"
         )
-    if run.accumulate > batch_size // run.devices:
-        raise UserError(
-            f"accumulate is {run.accumulate}, but a process sees {batch_size // run.devices} images in a step; "
-            "give at most that many pieces"
-        )
+    EpochSampler(images, batch_size, keep_last=run.keep_last)  # refuses a last batch without negatives
     if batch_size > LARGE_SHARE * images:
         say(
             f"warning: a batch of {batch_size} is {batch_size / images:.0%} of the {images:,} images: few steps an epoch, and "
@@ -219,7 +217,7 @@ def prepare_criterion(run: Run, plan: Plan) -> Criterion:
     Raises:
         UserError: one of them cannot work with these data.
     """
-    negatives = run.method.negatives(plan.batch_size)
+    negatives = run.method.negatives(smallest_batch(run, plan))
     names = run.method.contrast_names
     asked = plan.train.captioned and any(isinstance(part, IdenticalCaptions) for part in run.detector.modules())
     groups = caption_groups(plan.train) if asked else None
@@ -227,6 +225,11 @@ def prepare_criterion(run: Run, plan: Plan) -> Criterion:
     criterion = Criterion(run.detector, run.strategy, run.objective, run.temperature)
     criterion.prepare(facts)
     return criterion
+
+
+def smallest_batch(run: Run, plan: Plan) -> int:
+    """Images in the smallest step, over all processes: the last of an epoch where it is kept."""
+    return (run.keep_last and len(plan.train) % plan.batch_size) or plan.batch_size
 
 
 def views_of(run: Run, plan: Plan) -> ViewSet:
@@ -241,25 +244,34 @@ def views_of(run: Run, plan: Plan) -> ViewSet:
 
 
 def loader_of(run: Run, plan: Plan, fabric: Fabric) -> tuple[ViewLoader, EpochSampler]:
-    """The batches of this process, and the sampler that chooses the epoch."""
+    """The batches of this process, and the sampler that chooses the epoch.
+
+    Raises:
+        UserError: the batches are too small for the processes, or for the pieces of the gradient cache.
+    """
     rank, world = fabric.global_rank, fabric.world_size
-    sampler = EpochSampler(len(plan.train), plan.batch_size, run.seed, rank, world)
+    sampler = EpochSampler(len(plan.train), plan.batch_size, run.seed, rank, world, run.keep_last)
+    seen = smallest_batch(run, plan) // world
+    if run.accumulate > seen:
+        raise UserError(
+            f"accumulate is {run.accumulate}, but a process sees {seen} images in a step; give at most that many pieces"
+        )
     loader = view_loader(views_of(run, plan), sampler, plan.workers, fabric.device)
     loader.worker_init_fn = outlast_signals
     return loader, sampler
 
 
-def settings(run: Run, plan: Plan, world: int) -> dict[str, str]:
+def settings(run: Run, plan: Plan) -> dict[str, str]:
     """Everything that the weights at the end depend on: a checkpoint of other settings is refused.
 
     That is every field of the run but those that are `INCIDENTAL`, and those that the plan tells more exactly.
     """
-    settled: dict[str, Any] = {"epochs": plan.epochs, "batch_size": plan.batch_size, "processes": world}
+    settled: dict[str, Any] = {"epochs": plan.epochs, "batch_size": plan.batch_size}
     settled |= {"size": plan.size, "images": len(plan.train), "data": fingerprint(plan.train)}
     described = {name: str(value) for name, value in settled.items()}
     for field in dataclasses.fields(run):
         name = field.name
-        if name not in (*settled, *TOLD_BY_THE_DATA, *INCIDENTAL, *MEASURING, "devices", "init_from", "method"):
+        if name not in (*settled, *TOLD_BY_THE_DATA, *INCIDENTAL, *MEASURING, "init_from", "method"):
             described |= settings_of(getattr(run, name), name)
     described |= settings_of(run.method, "method", deep=False)
     for name, tower in run.method.towers.items():

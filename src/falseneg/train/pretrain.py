@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import random
+import json
 import shutil
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from falseneg.clock import Clock
 from falseneg.errors import UserError
-from falseneg.files import write_bytes
+from falseneg.files import LOCK, write_bytes
 from falseneg.models import Encoder
-from falseneg.train.checkpoint import LAST, check_settings, damage_said, load_checkpoint, load_module
+from falseneg.train.checkpoint import (
+    LAST,
+    check_settings,
+    damage_said,
+    epochs_to_extend,
+    load_checkpoint,
+    load_module,
+    newest_checkpoint,
+    seed_all,
+)
 from falseneg.train.compiled import check_compiler, compile_networks, uncompiled
 from falseneg.train.describe import describe, farewell
-from falseneg.train.folder import about, claimed, final_figures, write_about
+from falseneg.train.folder import about, claimed, final_figures, go_on_after, write_about
 from falseneg.train.guards import determinism, in_one_sentence
 from falseneg.train.loop import train
 from falseneg.train.metrics import Metrics, further_loggers
 from falseneg.train.names import (
+    ABOUT,
     CHECKPOINTS,
     CONFIG,
     ENCODER,
@@ -39,10 +47,11 @@ from falseneg.train.names import (
 )
 from falseneg.train.observers import Observer, observers_of
 from falseneg.train.plan import Plan, loader_of, make_plan, prepare_criterion, settings
+from falseneg.train.processes import LongWait, check_agreement, connect
 from falseneg.train.progress import Progress, Silent, default_progress
 from falseneg.train.run import Run
 from falseneg.train.session import Session
-from falseneg.train.state import load
+from falseneg.train.state import SEED_OF_RANK, load
 from falseneg.train.step import EncodeBatch, Learner
 
 if TYPE_CHECKING:
@@ -76,14 +85,14 @@ def fit(
     """
     folder = Path(folder)
     run.check()
-    fabric = _connect(run)
+    fabric = connect(run)
     shown = (progress or default_progress()) if fabric.is_global_zero else Silent()
     if run.compile_encoder:
         check_compiler(fabric.device, shown.message)
     with in_one_sentence(), contextlib.ExitStack() as held:
         if fabric.is_global_zero:
             held.enter_context(claimed(folder, resume))
-        if resume and (figures := final_figures(folder)) is not None:
+        if resume and (figures := final_figures(folder, run.epochs)) is not None:
             return figures
         fabric.launch()
         with determinism(run.deterministic, about(folder).get("threads") if resume else None):
@@ -93,47 +102,32 @@ def fit(
                 return _finish(session, observers)
 
 
-def _connect(run: Run) -> Fabric:
-    """Devices, precision and processes."""
-    from lightning_fabric import Fabric
-
-    # Fabric advises on clusters and on tensor cores; none of it is about this run.
-    warnings.filterwarnings("ignore", module="lightning_fabric")
-    accelerator = "cuda" if run.accelerator == "gpu" else run.accelerator
-    try:
-        strategy = "auto" if run.devices == 1 else "ddp"
-        return Fabric(accelerator=accelerator, devices=run.devices, precision=run.precision, strategy=strategy)  # type: ignore[arg-type]
-    except Exception as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"cannot train on accelerator {run.accelerator!r}, devices {run.devices}, precision {run.precision!r}: {first}"
-        ) from error
-
-
 def _start(
     run: Run, folder: Path, resume: bool, configuration: str | None, fabric: Fabric, progress: Progress
 ) -> tuple[Session, list[Observer]]:
     """Everything in place for the next step, the first or the one after the checkpoint."""
-    last = folder / CHECKPOINTS / LAST
-    stored = load_checkpoint(last) if resume and last.is_file() else None
+    found = newest_checkpoint(folder / CHECKPOINTS, progress.message) if resume else None
+    last, stored = found or (folder / CHECKPOINTS / LAST, None)
     plan = make_plan(run, fabric.device.type != "cpu", stored is not None, progress.message)
     criterion = prepare_criterion(run, plan)
     if run.init_from is not None and stored is None:
         _initialise(run, Path(run.init_from))
     if stored is None:
-        _seed(run.seed + 1_000_003 * fabric.global_rank)
-    made = settings(run, plan, fabric.world_size)
+        seed_all(run.seed + SEED_OF_RANK * fabric.global_rank)
+    made = settings(run, plan)
+    step = "none" if stored is None else str(stored["step"])
+    check_agreement(fabric, {**made, "checkpoint": step, "folder": "there" if (folder / LOCK).exists() else "missing"})
+    learner = _learner(run, plan, criterion, fabric)
+    loader, sampler = loader_of(run, plan, fabric)
     if stored is not None:
         with damage_said(last):
-            check_settings(made, stored["settings"])
-            stored["metrics"] = max(0, int(stored["metrics"]))
-    learner = _learner(run, plan, criterion, fabric)
+            _check_continued(fabric, folder, made, stored)
     facts = {"images": len(plan.train), "small_stem": getattr(run.method.encoder, "small_stem", None)}
-    facts |= {"threads": torch.get_num_threads(), "settings": made}
+    facts |= {"threads": torch.get_num_threads(), "settings": made, "processes": fabric.world_size}
     metrics = _open_files(run, plan, folder, stored, configuration, facts, resume) if fabric.is_global_zero else None
-    loader, sampler = loader_of(run, plan, fabric)
     clock = Clock(0, sampler.batches_per_epoch, plan.epochs)
-    session = Session(run, plan, folder, learner, loader, sampler, metrics, progress, made, plan.peak_rate, clock)
+    state = (loader, sampler, metrics, progress, made, plan.peak_rate, LongWait(fabric), clock)
+    session = Session(run, plan, folder, learner, *state)
     observers = observers_of(session)
     describe(session)
     if run.compile_encoder:
@@ -143,6 +137,15 @@ def _start(
             load(session, observers, stored)
         progress.message(f"continuing after step {session.clock.step} of {session.clock.total_steps}")
     return session, observers
+
+
+def _check_continued(fabric: Fabric, folder: Path, made: dict[str, str], stored: dict[str, Any]) -> None:
+    """Refuse to continue another run. One that goes on beyond its epochs keeps what it has exported and measured."""
+    before = epochs_to_extend(made, stored["settings"])
+    check_settings(made, stored["settings"])
+    stored["metrics"] = max(0, int(stored["metrics"]))
+    if before is not None and fabric.is_global_zero:
+        stored["metrics"] = go_on_after(folder, before, stored["metrics"])
 
 
 def _learner(run: Run, plan: Plan, criterion: nn.Module, fabric: Fabric) -> Learner:
@@ -176,6 +179,11 @@ def _open_files(
     """run.json, config.yaml and metrics.jsonl."""
     if stored is not None:
         described = about(folder)
+        if described:
+            described |= {"settings": facts["settings"], "processes": facts["processes"]}
+            write_bytes(folder / ABOUT, (json.dumps(described, indent=2) + "\n").encode())
+            if configuration is not None and (folder / CONFIG).is_file():  # with the epochs that it goes on to
+                write_bytes(folder / CONFIG, configuration.encode())
     else:
         if configuration is not None:  # first: a run that is killed from here on can be resumed
             write_bytes(folder / CONFIG, configuration.encode())
@@ -190,13 +198,6 @@ def _open_files(
         shutil.rmtree(folder / PER_SAMPLE, ignore_errors=True)
     loggers = further_loggers(run.loggers, folder, described.get("id", folder.name), facts["settings"])
     return Metrics(folder, stored["metrics"] if stored is not None else 0, loggers)
-
-
-def _seed(seed: int) -> None:
-    """Start every generator that training draws from."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
 
 
 def _initialise(run: Run, path: Path) -> None:
@@ -234,7 +235,7 @@ def _finish(session: Session, observers: Sequence[Observer]) -> dict[str, Any]:
         session.metrics.write("final", figures)
         session.metrics.close()
         farewell(session, figures)
-    session.fabric.barrier()
+    session.wait_for_first()
     return {key: value for key, value in figures.items() if value is not None}
 
 

@@ -28,7 +28,19 @@ from falseneg.train.optimisers import AdamW, Optimiser
 
 MOST_SEEDS = 2**62
 """Below it a seed, and what is added to it for each process, is a number to every generator."""
-INCIDENTAL = ("workers", "log_every", "loggers", "checkpoint_every", "keep_every", "compile_encoder")
+INCIDENTAL = (
+    *(
+        "devices",
+        "nodes",
+        "workers",
+        "log_every",
+        "skip_not_finite",
+        "loggers",
+        "checkpoint_every",
+        "keep_every",
+        "compile_encoder",
+    ),
+)
 """Settings that a run may change when it is continued, because no weight depends on them, except for rounding."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
@@ -57,6 +69,8 @@ class Run:
             whatever the labels say; from 0 to below 1.
         epochs: passes over the data.
         batch_size: images in one optimiser step, over all processes.
+        keep_last: train on the last, incomplete batch of an epoch, too; otherwise its images, other ones in each epoch, are
+            left out.
         accumulate: pieces in which each process encodes its part of a batch (the gradient cache): the same gradients,
             except for BatchNorm, in less memory and about a third more time; 1 encodes it at once.
         warmup: duration over which the learning rate rises to its peak; it then falls to 0 along a cosine.
@@ -65,17 +79,23 @@ class Run:
             same weights as an undisturbed one, bit for bit, on the same machine.
         precision: "32-true", "bf16-mixed", "16-mixed" (CUDA only) or "bf16-true".
         accelerator: "auto", "cpu", "cuda" or "mps".
-        devices: how many devices to train on, one process each.
+        devices: how many devices of each machine to train on, one process each; None takes what torchrun or srun started,
+            or else 1.
+        nodes: how many machines train together; None likewise.
         workers: processes that load images, for each training process; 0 loads in the training process itself.
         checkpoint_every: duration after which the checkpoint last.pt is replaced by a new one; None writes it only at
             the end and when the run is interrupted.
         keep_every: duration after which a checkpoint is also kept as step-NNNNNNNN.pt; None keeps only the last.
         evaluate_every: duration after which kNN accuracy is measured during training, for which labels are needed; "100%"
             measures at the end only.
+        evaluate: "now", or "later": nothing is measured before, during and after the training, and the command that
+            measures the encoder is told at the end.
         evaluate_linear: also measure the linear probe whenever kNN accuracy is measured during training.
         prompts: texts that stand for a class in zero-shot classification, with {} where its name goes; for two towers.
         few_labels: labelled images of each class that the few-label classifier learns from at the end.
         few_label_draws: how many times they are drawn; the accuracy is the mean.
+        skip_not_finite: how many steps whose loss or gradient is not finite are passed over, each with a warning; the next
+            one stops the run. (Running statistics of BatchNorm have seen its images.)
         log_every: optimiser steps from one logged line to the next.
         expected_classes: how many classes to expect in the data: sets what a detector leaves open, such as its share of
             flagged negatives (1 / classes).
@@ -104,21 +124,25 @@ class Run:
     holdout: float = 0.1
     epochs: int | None = None
     batch_size: int | None = None
+    keep_last: bool = False
     accumulate: int = 1
     warmup: str = "10%"
     seed: int = 0
     deterministic: bool = False
     precision: str = "32-true"
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int | None = None
+    nodes: int | None = None
     workers: int | None = None
     checkpoint_every: str | None = "1 epoch"
     keep_every: str | None = None
     evaluate_every: str | None = None
+    evaluate: str = "now"
     evaluate_linear: bool = False
     prompts: Sequence[str] = PROMPTS
     few_labels: int = 5
     few_label_draws: int = 10
+    skip_not_finite: int = 0
     log_every: int = 10
     expected_classes: int | None = None
     compile_encoder: bool = False
@@ -159,7 +183,9 @@ class Run:
             ("few_label_draws", 1),
             ("log_every", 1),
             ("devices", 1),
+            ("nodes", 1),
             ("workers", 0),
+            ("skip_not_finite", 0),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -178,6 +204,7 @@ class Run:
         for name in ("warmup", "checkpoint_every", "keep_every", "evaluate_every"):
             self._check_duration(name)
         _choose("precision", self.precision, PRECISIONS)
+        _choose("evaluate", self.evaluate, ("now", "later"))
         _choose("accelerator", self.accelerator, ("auto", "cpu", "cuda", "gpu", "mps"))
         cuda = torch.cuda.is_available() and self.accelerator in ("auto", "cuda", "gpu")
         if self.precision == "16-mixed" and not cuda:

@@ -14,6 +14,7 @@ from falseneg.data.loader import EpochSampler
 from falseneg.flagged import Judged
 from falseneg.train.metrics import Metrics
 from falseneg.train.plan import Plan
+from falseneg.train.processes import LongWait
 from falseneg.train.progress import Progress
 from falseneg.train.run import Run
 from falseneg.train.step import Learner
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Session:
-    """Everything in place for the next step. Only the loop and a loaded checkpoint change the last four.
+    """Everything in place for the next step. Only the loop and a loaded checkpoint change the clock and what follows it.
 
     Attributes:
         run: the options.
@@ -37,7 +38,9 @@ class Session:
         progress: what a person sees.
         settings: what the checkpoint is checked against when the run is continued.
         peak_rate: the learning rate after warm-up.
+        wait_for_first: where all ranks wait for the first.
         clock: the next step.
+        skipped: steps that were passed over, because they were not finite.
         seconds: spent on training so far, without measuring and recording.
         first_step, first_seconds: both as they were when this process began.
     """
@@ -52,7 +55,9 @@ class Session:
     progress: Progress
     settings: dict[str, str]
     peak_rate: float
+    wait_for_first: LongWait
     clock: Clock
+    skipped: int = 0
     seconds: float = 0.0
     first_step: int = 0
     first_seconds: float = 0.0

@@ -8,14 +8,22 @@ from typing import Any
 
 import torch
 
-from falseneg.train.checkpoint import load_module, random_states, restore_random_states, save_checkpoint
-from falseneg.train.names import CHECKPOINTS
+from falseneg.train.checkpoint import LAST, load_module, random_states, restore_random_states, save_checkpoint, seed_all
+from falseneg.train.names import CHECKPOINTS, NOT_FINITE
 from falseneg.train.observers import Observer
 from falseneg.train.session import Session
 
+SEED_OF_RANK = 1_000_003
+"""Between the seeds of two ranks, which draw apart: what the encoder drops, for instance."""
 
-def save(session: Session, observers: Sequence[Observer], keep: bool = False) -> None:
+
+def save(session: Session, observers: Sequence[Observer], name: str | None = None) -> None:
     """Write the checkpoint; every rank has to ask.
+
+    Args:
+        session: where training stands.
+        observers: what they have seen is saved as well.
+        name: of a file that stays, beside ``last.pt``; ``not-finite.pt`` stands alone.
 
     Raises:
         UserError: it cannot be written; the one before stays.
@@ -25,6 +33,7 @@ def save(session: Session, observers: Sequence[Observer], keep: bool = False) ->
         "settings": session.settings,
         "step": session.clock.step,
         "seconds": session.seconds,
+        "skipped": session.skipped,
         "method": learner.method.state_dict(),
         "criterion": learner.criterion.state_dict(),
         "optimiser": learner.optimiser.state_dict(),
@@ -34,7 +43,9 @@ def save(session: Session, observers: Sequence[Observer], keep: bool = False) ->
     }
     if session.metrics is not None:
         state["metrics"] = session.metrics.position()
-        save_checkpoint(session.folder / CHECKPOINTS, state, session.clock.step, keep)
+        # The one that stays first: a run that is killed in between makes it again.
+        names = [name] if name == f"{NOT_FINITE}.pt" else [name, LAST] if name is not None else [LAST]
+        save_checkpoint(session.folder / CHECKPOINTS, state, names)
     session.fabric.barrier()
 
 
@@ -49,11 +60,15 @@ def load(session: Session, observers: Sequence[Observer], state: Mapping[str, An
     load_module(learner.criterion, state["criterion"], "criterion")
     learner.optimiser.load_state_dict(state["optimiser"])
     session.fabric.strategy.precision.load_state_dict(state["scaler"])
-    restore_random_states(state["random"][session.fabric.global_rank])
+    of_ranks = [dict(each) for each in state["random"]]
+    if len(of_ranks) == session.fabric.world_size:
+        restore_random_states(of_ranks[session.fabric.global_rank])
+    else:
+        seed_all(session.run.seed + int(state["step"]) + SEED_OF_RANK * session.fabric.global_rank)
     for observer in observers:
         observer.load_state(session, state["observers"][type(observer).__name__])
     session.clock = replace(session.clock, step=int(state["step"]))
-    session.seconds = state["seconds"]
+    session.seconds, session.skipped = state["seconds"], int(state["skipped"])
     session.first_step, session.first_seconds = session.clock.step, session.seconds
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from falseneg.batch import Batch, Embeddings
 from falseneg.clock import Clock
-from falseneg.errors import UserError
 from falseneg.flagged import Judged
 from falseneg.losses import Criterion
 from falseneg.methods.base import Method
 from falseneg.methods.memory_bank import MemoryBank
+from falseneg.statistics.gather import gather_rows
 from falseneg.train.gradient_cache import GradientCache
 from falseneg.train.metrics import over_ranks
 
@@ -75,10 +75,10 @@ def training_step(learner: Learner, batch: Batch, clock: Clock, pieces: int = 1)
     Returns:
         The loss over all ranks, in nats, and what was flagged on the way.
 
-    A GPU is waited for once, for the loss, and only when it has the whole way back in its queue.
+    A GPU is waited for once, at the end of the way back.
 
     Raises:
-        UserError: the loss is not finite. No parameter has changed then.
+        NotFinite: the loss or a gradient is not finite. No parameter has changed then.
     """
     fabric, method, criterion = learner.fabric, learner.method, learner.criterion
     learner.optimiser.zero_grad(set_to_none=True)
@@ -86,38 +86,69 @@ def training_step(learner: Learner, batch: Batch, clock: Clock, pieces: int = 1)
     cache = GradientCache(learner, batch, pieces) if pieces > 1 else None
     embeddings = learner.encode(batch) if cache is None else cache.embeddings
     loss, judged = criterion(method.contrasts(embeddings), clock)
-    fetch_loss = start_fetching(over_ranks(fabric, loss.detach(), "mean"))
+    mean_loss = over_ranks(fabric, loss.detach(), "mean")
     fabric.backward(loss)
     if cache is not None:
         cache.replay()
     average_over_ranks(fabric, criterion)
 
-    # Waited for here and not later: no parameter may follow a loss that is not finite.
-    if not math.isfinite(value := fetch_loss()):
-        raise UserError(
-            f"the loss became {value} at step {clock.step + 1}; lower the learning rate, lengthen the warm-up, "
-            "raise the temperature or train with precision 32-true, and resume from the last checkpoint"
-        )
+    # Waited for here and not later: no parameter may follow what is not finite.
+    value, norm = start_fetching(torch.stack([mean_loss.double(), _gradient_norm(learner)]))()
+    if not (math.isfinite(value) and math.isfinite(norm)):
+        raise NotFinite(value, gather_rows(batch.index).tolist(), *_largest_gradient(learner))
     criterion.temperature.after_backward(clock, loss_scale(fabric))
     learner.optimiser.step()
     method.after_step(embeddings, clock)
     return value, judged
 
 
-def start_fetching(number: Tensor) -> Callable[[], float]:
-    """Begin to fetch a () tensor from its device.
+class NotFinite(ArithmeticError):
+    """A step whose loss or gradient is not finite.
+
+    Attributes:
+        loss: over all ranks.
+        rows: data-set rows of the batch.
+        name: of the parameter with the largest gradient; one that is not finite counts as the largest.
+        gradient: its norm.
+    """
+
+    def __init__(self, loss: float, rows: list[int], name: str, gradient: float) -> None:
+        super().__init__(f"loss {loss}, largest gradient {gradient} of {name}")
+        self.loss, self.rows, self.name, self.gradient = loss, rows, name, gradient
+
+
+def _gradient_norm(learner: Learner) -> Tensor:
+    """() float64: of all parameters together; 0 where float16 training looks at gradients itself, and skips steps."""
+    if loss_scale(learner.fabric) != 1:
+        return torch.zeros((), dtype=torch.float64, device=learner.fabric.device)
+    return nn.utils.get_total_norm([gradient for _, gradient in _gradients(learner)]).double().to(learner.fabric.device)
+
+
+def _largest_gradient(learner: Learner) -> tuple[str, float]:
+    """Name and norm."""
+    norms = [(name, float(gradient.norm())) for name, gradient in _gradients(learner)]
+    return max(norms, key=lambda each: each[1] if math.isfinite(each[1]) else math.inf)
+
+
+def _gradients(learner: Learner) -> list[tuple[str, Tensor]]:
+    parts = (*learner.method.named_parameters(), *learner.criterion.named_parameters())
+    return [(name, parameter.grad) for name, parameter in parts if parameter.grad is not None]
+
+
+def start_fetching(numbers: Tensor) -> Callable[[], list[float]]:
+    """Begin to fetch an (n,) tensor from its device.
 
     Returns:
-        Gives the number; waits for what the device had to do up to here, and for nothing that it was given since.
+        Gives the numbers; waits for what the device had to do up to here, and for nothing that it was given since.
     """
-    if number.device.type != "cuda":
-        return lambda: float(number)
-    here = number.to("cpu", non_blocking=True)
-    there = torch.cuda.current_stream(number.device).record_event()
+    if numbers.device.type != "cuda":
+        return lambda: list(numbers.tolist())
+    here = numbers.to("cpu", non_blocking=True)
+    there = torch.cuda.current_stream(numbers.device).record_event()
 
-    def arrived() -> float:
+    def arrived() -> list[float]:
         there.synchronize()
-        return float(here)
+        return list(here.tolist())
 
     return arrived
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from falseneg.clock import due
-from falseneg.evaluation import KNN, Evaluation, Linear, Split, evaluate_features, evaluations_of, features_of
+from falseneg.evaluation import KNN, Evaluation, Linear, Split, evaluate_features, evaluations_of
+from falseneg.evaluation.parts import labelled
+from falseneg.train.embeddings import shared_features
 from falseneg.train.names import START
 from falseneg.train.observers.base import Figures, Observer
 from falseneg.train.session import Session, Stepped
@@ -14,7 +19,7 @@ from falseneg.train.session import Session, Stepped
 
 class Accuracy(Observer):
     """Where there are labels and a test set: all figures of the starting encoder and of the trained one, and kNN accuracy
-    every ``evaluate_every``. The first rank measures, and the others wait.
+    every ``evaluate_every``. All ranks extract features; the first measures them, and the others wait.
     """
 
     def __init__(self) -> None:
@@ -22,10 +27,10 @@ class Accuracy(Observer):
         self.last: Split | None = None  # the features of the last epoch: nothing changes between it and the end
 
     def start_epoch(self, session: Session) -> None:
-        if session.clock.step or session.plan.test is None or session.metrics is None:
+        if session.clock.step or session.plan.test is None or (split := _split(session)) is None:
             return
         evaluations = _at_the_end(session)
-        self.start = evaluate_features(_split(session), session.run.seed, evaluations)
+        self.start = _figures(session, split, evaluations)
         named = [(each.title, self.start[each.key]) for each in evaluations]
         measured = [f"{title} {accuracy:.1%}" for title, accuracy in named if accuracy is not None]
         session.progress.message(f"before training: {', '.join(measured)}")
@@ -36,13 +41,12 @@ class Accuracy(Observer):
 
     def end_epoch(self, session: Session, epoch: int) -> Figures:
         clock, every = session.clock, session.plan.evaluate_every
-        wanted = session.plan.test is not None and session.metrics is not None
-        if not (wanted and due(every, clock.step - clock.steps_per_epoch, clock)):
+        wanted = session.plan.test is not None and due(every, clock.step - clock.steps_per_epoch, clock)
+        if not wanted or (split := _split(session)) is None:
             return {}
-        split = _split(session)
         if clock.step == clock.total_steps:
             self.last = split
-        return evaluate_features(split, session.run.seed, [KNN(), Linear()] if session.run.evaluate_linear else [KNN()])
+        return _figures(session, split, [KNN(), Linear()] if session.run.evaluate_linear else [KNN()])
 
     def finish(self, session: Session) -> Figures:
         test = session.plan.test
@@ -51,7 +55,9 @@ class Accuracy(Observer):
         evaluations = _at_the_end(session)
         session.progress.message(f"measuring the features: {', '.join(each.title for each in evaluations)}")
         before = {f"{START}{each.key}": self.start.get(each.key) for each in evaluations}
-        figures = evaluate_features(self.last or _split(session), session.run.seed, evaluations)
+        split = self.last or _split(session, alone=True)
+        assert split is not None
+        figures = _figures(session, split, evaluations)
         return figures | before | {"test_images": int((test.labels >= 0).sum())}
 
     def state(self, session: Session) -> dict[str, Any]:
@@ -65,8 +71,26 @@ def _at_the_end(session: Session) -> list[Evaluation]:
     return evaluations_of(session.run.few_labels, session.run.few_label_draws)
 
 
-def _split(session: Session) -> Split:
-    """The features of the labelled images, as the encoder is now."""
-    plan, encoder = session.plan, session.learner.method.towers["image"]
-    assert plan.test is not None
-    return features_of(encoder, plan.train, plan.test, plan.size, session.fabric.device, plan.workers)
+def _split(session: Session, alone: bool = False) -> Split | None:
+    """The features of the labelled images, as the encoder is now; on the first rank only.
+
+    Args:
+        session: every rank has to ask.
+        alone: the first rank asks by itself.
+    """
+    encoder, test = session.learner.method.towers["image"], session.plan.test
+    assert test is not None
+    parts = [labelled("train", session.plan.train), labelled("test", test)]
+    train_features, test_features = (shared_features(session, encoder, part.images, alone) for part in parts)
+    if train_features is None or test_features is None:
+        return None
+    return Split(train_features, parts[0].targets, test_features, parts[1].targets)
+
+
+def _figures(session: Session, split: Split, evaluations: Sequence[Evaluation]) -> Figures:
+    """On the training's device, or, where its memory does not suffice, on the host."""
+    seed, device = session.run.seed, session.fabric.device
+    if device.type == "cuda" and not session.run.deterministic:  # what is summed there is not summed in one order
+        with contextlib.suppress(torch.OutOfMemoryError):
+            return evaluate_features(Split(*(part.to(device) for part in split)), seed, evaluations)
+    return evaluate_features(split, seed, evaluations)

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from falseneg.clock import due
 from falseneg.data import ImageSet
-from falseneg.evaluation import extract_features
 from falseneg.evaluation.features import evaluation_mode
 from falseneg.evaluation.pairs import PAIR_EVALUATIONS, PairSplit, embed_captions, embed_classes
 from falseneg.files import replacing
 from falseneg.methods.two_towers import TwoTowers
-from falseneg.train.embeddings import EmbedImages
+from falseneg.train.embeddings import EmbedImages, shared_features
 from falseneg.train.names import RETRIEVAL, START
 from falseneg.train.observers.base import Figures, Observer
 from falseneg.train.pairs import MOST_LETTERS
@@ -29,7 +28,7 @@ EXAMPLES, FOUND = 8, 6
 
 class RetrievalAccuracy(Observer):
     """Where there are two towers and captioned images to measure on: recall and zero-shot accuracy, of the starting towers,
-    every ``evaluate_every``, and of the trained ones. The first rank measures, and the others wait.
+    every ``evaluate_every``, and of the trained ones. All ranks embed images; the first measures, and the others wait.
     """
 
     def __init__(self) -> None:
@@ -37,7 +36,7 @@ class RetrievalAccuracy(Observer):
         self.last: PairSplit | None = None  # nothing changes between the last epoch and the end
 
     def start_epoch(self, session: Session) -> None:
-        if session.clock.step == 0 and session.metrics is not None:
+        if session.clock.step == 0:
             self.start = measured(embedded(session))
             if self.start:
                 session.progress.message(f"before training: {said(self.start)}")
@@ -48,7 +47,7 @@ class RetrievalAccuracy(Observer):
 
     def end_epoch(self, session: Session, epoch: int) -> Figures:
         clock, every = session.clock, session.plan.evaluate_every
-        if not due(every, clock.step - clock.steps_per_epoch, clock) or session.metrics is None:
+        if not due(every, clock.step - clock.steps_per_epoch, clock):
             return {}
         pairs = embedded(session)
         if clock.step == clock.total_steps:
@@ -56,7 +55,7 @@ class RetrievalAccuracy(Observer):
         return measured(pairs)
 
     def finish(self, session: Session) -> Figures:
-        pairs = self.last or embedded(session)
+        pairs = self.last or embedded(session, alone=True)
         figures = measured(pairs)
         if pairs is not None and session.plan.test_pairs is not None:
             session.progress.message(f"retrieval: {said(figures)}")
@@ -77,8 +76,11 @@ def said(figures: Figures) -> str:
     return ", ".join(f"{title} {value:.1%}" for title, value in found if value is not None)
 
 
-def embedded(session: Session) -> PairSplit | None:
-    """The images and captions to measure on, as the towers are; None where there are no two towers, or no captions."""
+def embedded(session: Session, alone: bool = False) -> PairSplit | None:
+    """The images and captions to measure on, as the towers are; None where there are no two towers, or no captions.
+
+    On the first rank only, but every rank has to ask, unless the first does so alone.
+    """
     method, images = session.learner.method, session.plan.test_pairs
     if images is None or not isinstance(method, TwoTowers):
         return None
@@ -87,7 +89,9 @@ def embedded(session: Session) -> PairSplit | None:
     def embed(texts: Sequence[str]) -> Tensor:
         return method.embed_texts(method.tokenize(texts).to(device))
 
-    rows = extract_features(EmbedImages(method), images, session.plan.size, device=device, workers=session.plan.workers)
+    rows = shared_features(session, EmbedImages(method), images, alone)
+    if rows is None:
+        return None
     with evaluation_mode(method):
         texts = embed_captions(images, embed)
         known = images.labels is not None and images.class_names is not None
