@@ -1,6 +1,6 @@
 """A small run over as many processes as options and environment say, without BatchNorm, in float64.
 
-python many_processes.py FOLDER '{"devices": 2, "fault": [3, 0, "SIGTERM"], "epochs": 4, …}'.
+python many_processes.py FOLDER '{"method": "MoCo", "epochs": 4, …}'
 """
 
 import datetime
@@ -90,16 +90,39 @@ def slow_measuring(seconds, patience):
     pretrain.LongWait, accuracy.evaluate_features = Impatient, slow
 
 
-if __name__ == "__main__":
-    folder, options = sys.argv[1], json.loads(sys.argv[2])
+def note_rows(path):
+    """Write down which images each step saw."""
+    plain = loop.step
+
+    def step(session, batch):
+        with open(path, "a") as file:
+            file.write(json.dumps([session.clock.step, batch.index.tolist()]) + "\n")
+        return plain(session, batch)
+
+    loop.step = step
+
+
+def train(folder, variables, log, resume=False, wait=None, fault=None, rows=None, **options):
+    """What one of the processes does; what it says goes to a file."""
+    os.environ.update({"OMP_NUM_THREADS": "1", **variables})
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     torch.set_num_threads(1)
-    resume = options.pop("resume", False)
-    if wait := options.pop("wait", None):
+    if wait is not None:
         slow_measuring(*wait)
-    if fault := options.pop("fault", None):
+    if fault is not None:
         at_step(*fault)
+    if rows is not None:
+        note_rows(rows)
     try:
         fit(run_of(**options), folder, resume=resume)
     except fn.UserError as error:
         print(f"REFUSED {error}", flush=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    fit(run_of(**json.loads(sys.argv[2])), sys.argv[1])

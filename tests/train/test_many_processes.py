@@ -1,7 +1,9 @@
 """Runs over several processes and machines, that change their number, last longer, wait, and lose a process."""
 
 import json
+import multiprocessing
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -11,28 +13,62 @@ from pathlib import Path
 
 import pytest
 import torch
-from train.many_processes import run_of
+from train.many_processes import run_of, train
 from train.parts import untimed, weights
 
 import falseneg as fn
+from falseneg.data.loader import EpochSampler
 from falseneg.train import fit
 from falseneg.train.metrics import read_metrics
+from falseneg.train.optimisers import rate_factor
 
 SCRIPT = str(Path(__file__).parent / "many_processes.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+PRELOAD = ["falseneg.train.pretrain", "timm", "lightning_fabric", "sklearn.linear_model", "torchvision.transforms.v2"]
+pytestmark = pytest.mark.skipif(
+    "forkserver" not in multiprocessing.get_all_start_methods(), reason="the system cannot fork processes"
+)
 
 
-def start(*command, **variables):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+@pytest.fixture(scope="module")
+def context():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
-def launch(folder, *launcher, code=0, **options):
-    """One command, to its end; what it printed."""
-    process = start(*(launcher or [sys.executable]), SCRIPT, str(folder), json.dumps(options))
-    out, error = process.communicate(timeout=250)
-    assert process.returncode == code, (process.returncode, out, error)
-    return out
+@pytest.fixture
+def begin(context, tmp_path):
+    """Starts a process on each of so many machines, which find each other by their environment."""
+
+    def begin(folder, world=1, different=None, **options):
+        port = {} if world == 1 else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        processes = []
+        for rank in range(world):
+            variables = port | ({} if world == 1 else {"NODE_RANK": str(rank)})
+            own = {"folder": folder, "nodes": world, **options} | (different(rank) if different else {})
+            own |= {"variables": variables, "log": tmp_path / f"log{rank}"}
+            processes.append(context.Process(target=train, kwargs=own))
+            processes[-1].start()
+        return processes
+
+    return begin
+
+
+@pytest.fixture
+def launch(begin, tmp_path):
+    """Trains to the end on so many machines; what each of them said."""
+
+    def launch(folder, world=1, codes=(0,), **options):
+        processes = begin(folder, world, **options)
+        for each in processes:
+            each.join(200)
+        outs = [(tmp_path / f"log{rank}").read_text() for rank in range(world)]
+        expected = list(codes) if len(codes) == world else list(codes) * world
+        assert [each.exitcode for each in processes] == expected, outs
+        return outs
+
+    return launch
 
 
 def free_port():
@@ -50,34 +86,27 @@ def alone(tmp_path_factory):
 
 def assert_alike(one, other, tolerance=1e-6):
     first, second = (torch.load(each / "checkpoints" / "last.pt", weights_only=True) for each in (one, other))
-    start_weights = run_of().method.state_dict()
-    assert max(float((value - start_weights[name]).abs().max()) for name, value in weights(one).items()) > 1e-3
+    start = run_of().method.state_dict()
+    moved = [float((value - start[name]).abs().max()) for name, value in weights(one).items() if name in start]
+    assert max(moved) > 1e-3, "the comparison says nothing about weights that have not moved"
     for part in ("method", "criterion"):
         assert first[part].keys() == second[part].keys()
         for name, value in first[part].items():
-            torch.testing.assert_close(
-                second[part][name], value, rtol=tolerance, atol=tolerance, equal_nan=True, msg=name
-            )
+            same = torch.allclose(second[part][name], value, rtol=tolerance, atol=tolerance, equal_nan=True)
+            assert same, (name, float((second[part][name].double() - value.double()).abs().max()))
 
 
 def test_torchrun_says_how_many(alone, tmp_path):
-    out = launch(tmp_path / "run", *TORCHRUN, "--standalone", "--nproc-per-node", "3")
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", SCRIPT, str(tmp_path / "run"), "{}"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=250, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
     assert_alike(alone, tmp_path / "run")
-    assert out.count("images (10 classes") == 1, "only the first process speaks"
-    about = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert about["processes"] == 3
+    assert done.stdout.count("images (10 classes") == 1, "only the first process speaks"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
     for mine, theirs in zip(untimed(alone), untimed(tmp_path / "run"), strict=True):
         assert mine.pop("kind") == theirs.pop("kind") and mine == pytest.approx(theirs, rel=1e-5)
-
-
-def test_two_machines_find_each_other(alone, tmp_path):
-    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    options = json.dumps({"nodes": 2})
-    command = [sys.executable, SCRIPT, str(tmp_path / "run"), options]
-    machines = [start(*command, NODE_RANK=str(rank), **port) for rank in range(2)]
-    outs = [each.communicate(timeout=250) for each in machines]
-    assert [each.returncode for each in machines] == [0, 0], outs
-    assert_alike(alone, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -86,49 +115,28 @@ def test_two_agents_of_two_processes(tmp_path, method):
     fit(run_of(method), tmp_path / "alone")
     place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--rdzv-id", "7"]
     command = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "2", *place, SCRIPT, str(tmp_path / "run")]
-    agents = [start(*command, json.dumps({"method": method})) for _ in range(2)]
-    outs = [each.communicate(timeout=250) for each in agents]
-    assert [each.returncode for each in agents] == [0, 0], outs
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    agents = [
+        subprocess.Popen([*command, json.dumps({"method": method})], env=environment, text=True, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    errors = [each.communicate(timeout=250)[1] for each in agents]
+    assert [each.returncode for each in agents] == [0, 0], errors
     assert_alike(tmp_path / "alone", tmp_path / "run")
 
 
-def test_machines_that_see_different_data_are_refused(tmp_path):
-    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    machines = [
-        start(
-            sys.executable,
-            SCRIPT,
-            str(tmp_path / "run"),
-            json.dumps({"nodes": 2, "seed": seed}),
-            NODE_RANK=str(seed),
-            **port,
-        )
-        for seed in range(2)
-    ]
-    outs = [each.communicate(timeout=250)[0] for each in machines]
-    assert [each.returncode for each in machines] == [2, 2], outs
+def test_machines_find_each_other_by_their_environment(alone, launch, tmp_path):
+    launch(tmp_path / "run", 3)
+    assert_alike(alone, tmp_path / "run")
+
+
+def test_machines_that_see_different_things_are_refused(launch, tmp_path):
+    outs = launch(tmp_path / "run", 2, codes=(2,), different=lambda rank: {"seed": rank})
     for out in outs:
         assert "REFUSED the processes do not see the same: seed is '0' for process 0 and '1' for process 1" in out
     assert not (tmp_path / "run" / "run.json").exists()
-
-
-def test_machines_with_folders_of_their_own_are_refused(tmp_path):
-    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    machines = [
-        start(sys.executable, SCRIPT, str(tmp_path / str(rank)), json.dumps({"nodes": 2}), NODE_RANK=str(rank), **port)
-        for rank in range(2)
-    ]
-    outs = [each.communicate(timeout=250)[0] for each in machines]
-    assert [each.returncode for each in machines] == [2, 2], outs
+    outs = launch(None, 2, codes=(2,), different=lambda rank: {"folder": tmp_path / f"own{rank}"})
     assert "folder is 'there' for process 0 and 'missing' for process 1" in outs[1]
-
-
-def stop_at(step, folder, devices, **options):
-    """Train until a signal, which one of the processes gets in the step before the last, stops all after this many."""
-    out = launch(
-        folder, code=128 + signal.SIGTERM, devices=devices, fault=[step - 2, devices - 1, "SIGTERM"], **options
-    )
-    assert f"after step {step} of 12" in out
 
 
 @pytest.mark.parametrize(
@@ -140,12 +148,14 @@ def stop_at(step, folder, devices, **options):
         pytest.param("SimCLR", "IFND", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_goes_on_with_other_processes(tmp_path, method, form):
+def test_a_run_goes_on_with_other_processes(launch, tmp_path, method, form):
     """In the middle of an epoch, and with everything that is kept for each image."""
     options = {"method": method, "form": form, "batch_size": 20, "checkpoint_every": None}
     fit(run_of(**options), tmp_path / "alone")
-    stop_at(6, tmp_path / "run", 2, **options)
-    stop_at(11, tmp_path / "run", 3, resume=True, **options)
+    for world, last in ((2, 6), (3, 11)):  # a signal that one of them gets stops all
+        fault, resume = [last - 2, world - 1, "SIGTERM"], world == 3
+        outs = launch(tmp_path / "run", world, codes=(128 + signal.SIGTERM,), fault=fault, resume=resume, **options)
+        assert f"after step {last} of 12" in outs[0]
     fit(run_of(**options), tmp_path / "run", resume=True)
     assert_alike(tmp_path / "alone", tmp_path / "run")
     mine, theirs = (read_metrics(tmp_path / name) for name in ("alone", "run"))
@@ -154,25 +164,74 @@ def test_a_run_goes_on_with_other_processes(tmp_path, method, form):
             assert one["precision"] == pytest.approx(other["precision"]) and one["loss"] == pytest.approx(other["loss"])
 
 
-def test_measuring_may_take_longer_than_processes_wait_for_each_other(alone, tmp_path):
-    """Before training, at the last epoch and at the end; the training itself waits 6 seconds at most."""
-    launch(tmp_path / "run", devices=2, wait=[12, 6])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_killed_many_times_with_other_processes_between(begin, tmp_path, seed):
+    """Eight times in a run, at random moments, one process or all, by signals that can and cannot be heard."""
+    draw = random.Random(seed)
+    method, form = draw.choice([("SimCLR", "FNC"), ("MoCo", "FNC"), ("SimCLR", "GloFND"), ("SimCLR", "IFND")])
+    options = {"method": method, "form": form, "batch_size": 20, "checkpoint_every": "1 steps"}
+    began = time.monotonic()
+    fit(run_of(**options), tmp_path / "alone")
+    seconds, folder, killed, noted = time.monotonic() - began, tmp_path / "run", 0, []
+    for attempt in range(9):
+        world = draw.choice([1, 2, 3])
+        resume = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
+        noted.append([tmp_path / f"rows{attempt}of{rank}" for rank in range(world)])
+        own = noted[-1]
+        processes = begin(folder, world, different=lambda rank: {"rows": own[rank]}, resume=resume, **options)  # noqa: B023
+        if attempt < 8:
+            time.sleep(draw.uniform(0.5, 1.5 * seconds * world))
+            number, all_of_them = draw.choice([signal.SIGKILL, signal.SIGTERM]), draw.random() < 0.5
+            for each in processes if all_of_them else [draw.choice(processes)]:
+                killed += each.exitcode is None
+                each.kill() if number == signal.SIGKILL else each.terminate()
+        for each in processes:
+            each.join(200)
+        assert all(each.exitcode is not None for each in processes), "a process hangs"
+    assert [each.exitcode for each in processes] == [0] * world and killed
+    assert_alike(tmp_path / "alone", folder)
+    assert [line["kind"] for line in read_metrics(folder)] == [
+        line["kind"] for line in read_metrics(tmp_path / "alone")
+    ]
+    assert rows_of(noted) == batches_of_one(96, 20, 3)
+
+
+def rows_of(noted):
+    """The images of each step, as the last to take it saw them."""
+    steps = {}
+    for of_ranks in noted:
+        lines = [json.loads(line) for path in of_ranks if path.exists() for line in path.read_text().splitlines()]
+        taken = {}
+        for step, rows in lines:
+            taken.setdefault(step, []).extend(rows)
+        steps |= taken
+    return {step: sorted(rows) for step, rows in steps.items()}
+
+
+def batches_of_one(rows, batch_size, epochs):
+    sampler, steps = EpochSampler(rows, batch_size), {}
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        for keys in sampler:
+            steps[len(steps)] = sorted(row for _, row in keys)
+    return steps
+
+
+def test_measuring_may_take_longer_than_processes_wait_for_each_other(alone, launch, tmp_path):
+    """Before training, at the last epoch and at the end; the training itself waits 5 seconds at most."""
+    launch(tmp_path / "run", 2, wait=[8, 5])
     assert_alike(alone, tmp_path / "run")
 
 
-def test_a_process_that_dies_is_one_sentence_on_the_others(tmp_path):
+def test_a_process_that_dies_is_one_sentence_on_the_others(launch, tmp_path):
     began = time.monotonic()
-    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    options = json.dumps({"nodes": 2, "fault": [2, 1, "death"], "checkpoint_every": "1 steps"})
-    command = [sys.executable, SCRIPT, str(tmp_path / "run"), options]
-    machines = [start(*command, NODE_RANK=str(rank), **port) for rank in range(2)]
-    outs = [each.communicate(timeout=250) for each in machines]
-    assert [each.returncode for each in machines] == [2, 9], outs
-    assert "REFUSED another process of this training has ended" in outs[0][0]
-    assert "Traceback" not in outs[0][1]
-    assert time.monotonic() - began < 90
-    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
-    assert state["step"] == 2
+    fault = [2, 1, "death"]
+    outs = launch(tmp_path / "run", 3, codes=(2, 9, 2), fault=fault, checkpoint_every="1 steps")
+    for out in (outs[0], outs[2]):
+        assert "REFUSED another process of this training has ended" in out and "Traceback" not in out
+    assert time.monotonic() - began < 60
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["step"] == 2
 
 
 class TestMoreEpochs:
@@ -197,9 +256,8 @@ class TestMoreEpochs:
         assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2, 3, 4, 5]
         assert [line["kind"] for line in lines].count("final") == 2 and lines[-1]["knn"] == figures["knn"]
         rates = {line["step"]: line["learning_rate"] for line in lines if line["kind"] == "step"}
-        whole = fn_rates(5)
-        assert all(rates[step] == pytest.approx(whole[step]) for step in (6, 8, 10))
-        assert rates[4] == pytest.approx(fn_rates(2)[4])
+        assert all(rates[step] == pytest.approx(0.02 * rate_factor(step - 1, 1, 10)) for step in (6, 8, 10))
+        assert rates[4] == pytest.approx(0.02 * rate_factor(3, 1, 4))
 
     def test_it_is_finished_again(self, folder):
         length = (folder / "metrics.jsonl").stat().st_size
@@ -207,35 +265,26 @@ class TestMoreEpochs:
         assert fit(run_of(epochs=2), folder, resume=True)["knn"] >= 0, "it has these, too"
         assert (folder / "metrics.jsonl").stat().st_size == length
 
-
-def fn_rates(epochs):
-    from falseneg.train.optimisers import rate_factor
-
-    steps = 2 * epochs
-    return {step: 0.02 * rate_factor(step - 1, -(-steps // 10), steps) for step in range(1, steps + 1)}
-
-
-def test_a_longer_run_that_is_killed_at_once_goes_on(tmp_path):
-    folder = tmp_path / "run"
-    fit(run_of(epochs=2), folder)
-    launch(folder, code=9, epochs=4, resume=True, fault=[5, 0, "death"])
-    launch(folder, epochs=4, resume=True)
-    fit(run_of(epochs=2), tmp_path / "whole")
-    fit(run_of(epochs=4), tmp_path / "whole", resume=True)
-    assert_alike(tmp_path / "whole", folder)
-    kinds = [[line["kind"] for line in read_metrics(each)] for each in (folder, tmp_path / "whole")]
-    assert kinds[0] == kinds[1]
+    def test_one_that_is_killed_at_once_goes_on(self, launch, tmp_path):
+        folder = tmp_path / "run"
+        fit(run_of(epochs=2), folder)
+        launch(folder, codes=(9,), epochs=4, resume=True, fault=[5, 0, "death"])
+        fit(run_of(epochs=4), folder, resume=True)
+        fit(run_of(epochs=2), tmp_path / "whole")
+        fit(run_of(epochs=4), tmp_path / "whole", resume=True)
+        assert_alike(tmp_path / "whole", folder)
+        assert untimed(folder) == untimed(tmp_path / "whole")
 
 
-def test_the_last_incomplete_batch(tmp_path, capsys):
-    """96 images in batches of 40: 16 are left, and seen where that is asked for; by two processes as by one."""
+def test_the_last_incomplete_batch(launch, tmp_path, capsys):
+    """96 images in batches of 40: 16 are left, and seen where that is asked for; by three processes as by one."""
     fit(run_of(batch_size=40), tmp_path / "without")
     said = capsys.readouterr().out
     assert "16 images of each epoch" in said and "epochs of 2 steps" in said
     fit(run_of(batch_size=40, keep_last=True), tmp_path / "alone")
     said = capsys.readouterr().out
     assert "images of each epoch" not in said and "epochs of 3 steps" in said
-    launch(tmp_path / "run", devices=3, batch_size=40, keep_last=True)
+    launch(tmp_path / "run", 3, batch_size=40, keep_last=True)
     assert_alike(tmp_path / "alone", tmp_path / "run")
 
 
