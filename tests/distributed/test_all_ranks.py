@@ -15,6 +15,7 @@ def alone():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_all_of_the_catalogue(alone, tmp_path, world):
     """Losses and gradients within 1e-10, all that is kept of each image within 1e-12."""
