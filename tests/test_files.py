@@ -64,7 +64,7 @@ def test_no_room(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.count("REFUSED") == 2 and "File too large" in done.stdout
     assert (tmp_path / "file").read_bytes() == b"old"
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "last.pt", "previous.pt"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "last.pt"]
     import torch
 
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 1

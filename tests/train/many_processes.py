@@ -4,8 +4,10 @@ python many_processes.py FOLDER '{"method": "MoCo", "epochs": 4, …}'
 """
 
 import datetime
+import errno
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -18,6 +20,7 @@ import torch.distributed as dist
 from train.parts import tiny_encoder, tiny_run
 
 import falseneg as fn
+from falseneg.data import Subset
 from falseneg.train import SGD, fit, loop, pretrain
 from falseneg.train.observers import accuracy
 
@@ -59,15 +62,37 @@ def run_of(method="SimCLR", form="FNC", **options):
     )
 
 
+def refuse_to_sync():
+    def fsync(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    os.fsync = fsync
+
+
+def break_images():
+    def image(self, row):
+        raise fn.UserError(f"image {row} could not be read: {os.strerror(errno.EIO)}")
+
+    Subset.image = image
+
+
+HAPPENS = {
+    "death": lambda: os._exit(9),
+    "SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "SIGINT": lambda: os.kill(os.getpid(), signal.SIGINT),
+    "full disk": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    "disk error": refuse_to_sync,
+    "unreadable images": break_images,
+}
+
+
 def at_step(number, rank, what):
     """Something happens to one of the processes, before a step."""
     plain = loop.step
 
     def step(session, batch):
         if session.clock.step == number and session.fabric.global_rank == rank:
-            if what == "death":
-                os._exit(9)
-            os.kill(os.getpid(), getattr(signal, what))
+            HAPPENS[what]()
         return plain(session, batch)
 
     loop.step = step

@@ -19,6 +19,7 @@ from train.parts import untimed, weights
 import falseneg as fn
 from falseneg.data.loader import EpochSampler
 from falseneg.train import fit
+from falseneg.train.checkpoint import newest_checkpoint
 from falseneg.train.metrics import read_metrics
 from falseneg.train.optimisers import rate_factor
 
@@ -195,6 +196,61 @@ def test_killed_many_times_with_other_processes_between(begin, tmp_path, seed):
         line["kind"] for line in read_metrics(tmp_path / "alone")
     ]
     assert rows_of(noted) == batches_of_one(96, 20, 3)
+
+
+class Damage:
+    """What may happen to a run's files while nobody looks."""
+
+    def __init__(self, draw):
+        self.draw = draw
+
+    def truncated(self, path):
+        os.truncate(path, self.draw.randrange(path.stat().st_size))
+
+    def flipped(self, path):
+        content = bytearray(path.read_bytes())
+        content[self.draw.randrange(len(content))] ^= 1 << self.draw.randrange(8)
+        path.write_bytes(content)
+
+    def gone(self, path):
+        path.unlink()
+
+    def half_written(self, path):
+        (path.parent / f".{path.name}.1.tmp").write_bytes(b"half")
+
+
+FAULTS = ("death", "SIGTERM", "SIGINT", "full disk", "disk error", "unreadable images")
+DAMAGE = ("truncated", "flipped", "gone", "half_written")
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
+def test_faults_of_every_kind(launch, tmp_path, seed):
+    """In each round the process or its disk fails at a step, and then perhaps its last checkpoint is damaged."""
+    draw = random.Random(seed)
+    method, form = draw.choice([("SimCLR", "FNC"), ("MoCo", "FNC"), ("SimCLR", "GloFND"), ("SimCLR", "IFND")])
+    options = {"method": method, "form": form, "batch_size": 20, "checkpoint_every": "1 steps"}
+    fit(run_of(**options), tmp_path / "alone")
+    folder, last, happened = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.pt", []
+    for _ in range(3 if seed == 0 else 8):
+        found = newest_checkpoint(last.parent, print)
+        reached = found[1]["step"] if found else 0
+        if reached >= 10:
+            break
+        what = draw.choice(FAULTS)
+        resume = (folder / "metrics.jsonl").exists() or last.exists()
+        codes = {"death": 9, "SIGTERM": 128 + signal.SIGTERM, "SIGINT": 128 + signal.SIGINT}.get(what, 2)
+        fault = [reached + draw.choice([0, 1]), 0, what]
+        out = launch(folder, codes=(codes,), resume=resume, fault=fault, **options)[0]
+        assert "Traceback" not in out and (codes != 2 or "REFUSED" in out), out
+        happened.append(what)
+        whole = [path for path in (last, last.with_name("previous.pt")) if path.is_file()]
+        # Where the disk failed at the last moment, both are one file.
+        if draw.random() < 0.5 and len(whole) == 2 and not whole[0].samefile(whole[1]):
+            happened.append(draw.choice(DAMAGE))
+            getattr(Damage(draw), happened[-1])(last)
+    fit(run_of(**options), folder, resume=True)
+    assert_alike(tmp_path / "alone", folder)
+    assert untimed(folder) == untimed(tmp_path / "alone"), happened
 
 
 def rows_of(noted):

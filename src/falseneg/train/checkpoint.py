@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import random
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,10 +36,10 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], names: Sequence[str]
         UserError: the disk is full or refuses; the checkpoint before stays as it was.
     """
     for name in names:
-        if name == LAST:
-            _keep_previous(folder)
         with replacing(folder / name) as file:
             torch.save({"falseneg_checkpoint": FORMAT, **state}, file)
+            if name == LAST:
+                _keep_previous(folder)
 
 
 def _keep_previous(folder: Path) -> None:
@@ -74,6 +75,17 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, d
     if problem is not None:
         raise problem
     return None
+
+
+def make_last(path: Path) -> None:
+    """Put a checkpoint in the place of ``last.pt``, so that a damaged one is never kept as the one before the next.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if path.name != LAST:
+        with replacing(path.with_name(LAST)) as file, open(path, "rb") as there:
+            shutil.copyfileobj(there, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -17,7 +18,8 @@ from falseneg.errors import UserError
 from falseneg.files import disk_error
 from falseneg.train.processes import lost_process
 
-_DISK_IS_FULL = {28, 27, 122}  # ENOSPC, EFBIG, EDQUOT on Linux
+_DISK_IS_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+_DISK_FAILS = {errno.EIO, errno.EROFS, errno.ESTALE}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -135,6 +137,11 @@ def in_one_sentence() -> Iterator[None]:
         if disk is not None and disk.errno in _DISK_IS_FULL:
             raise UserError(
                 f"the disk cannot take more ({disk.strerror}); free some space, then continue from the last checkpoint with --resume"
+            ) from error
+        if disk is not None and disk.errno in _DISK_FAILS:
+            raise UserError(
+                f"the disk does not answer as it should ({disk.strerror}); once it does, continue from the last checkpoint with "
+                "--resume"
             ) from error
         raise
 

@@ -24,6 +24,7 @@ from falseneg.train.checkpoint import (
     epochs_to_extend,
     load_checkpoint,
     load_module,
+    make_last,
     newest_checkpoint,
     seed_all,
 )
@@ -122,6 +123,8 @@ def _start(
     if stored is not None:
         with damage_said(last):
             _check_continued(fabric, folder, made, stored)
+        if fabric.is_global_zero:
+            make_last(last)
     facts = {"images": len(plan.train), "small_stem": getattr(run.method.encoder, "small_stem", None)}
     facts |= {"threads": torch.get_num_threads(), "settings": made, "processes": fabric.world_size}
     metrics = _open_files(run, plan, folder, stored, configuration, facts, resume) if fabric.is_global_zero else None
