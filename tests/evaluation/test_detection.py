@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from falseneg.evaluation.detector import detector_optimiser, faster_rcnn, settle
 from falseneg.evaluation.pieces import Pieces
 from falseneg.evaluation.scenes import SceneBatches, mirrored
 from falseneg.evaluation.voc import VOC_CLASSES, open_voc, voc_objects
+from falseneg.evaluation.voc_detection import detections
 from falseneg.models import Encoder
 
 THIN = {"channels": [4, 8, 8, 8], "layers": [1, 1, 1, 1]}
@@ -251,7 +253,8 @@ class Stopped(Exception):
 
 
 @pytest.mark.parametrize("place", ["detector", "BatchNorm", "test images"])
-def test_stopping_changes_nothing(root, tmp_path, place):
+def test_stopping_changes_nothing(root, tmp_path, place, monkeypatch):
+    monkeypatch.setattr("falseneg.evaluation.voc_detection._AT_ONCE", 2)
     protocol = VocDetection(str(root), **SMALL)
     start = encoder()
     before = [each.clone() for each in start.state_dict().values()]
@@ -263,20 +266,51 @@ def test_stopping_changes_nothing(root, tmp_path, place):
     assert [each.metric for each in whole] == ["AP50", "AP75", "AP"] and all(0 <= each.value <= 1 for each in whole)
 
     def stop(what, done, total):
-        if what == place:
+        if what == place and (done == 3 or place != "test images"):
             raise KeyboardInterrupt if place == "detector" else Stopped
 
     with pytest.raises((KeyboardInterrupt, Stopped)):
         protocol.run(Task(start, 48, pieces=Pieces(tmp_path / "parts"), progress=stop))
     pieces = Pieces(tmp_path / "parts")
     assert pieces.state("detector")["step"] == (1 if place == "detector" else 2)
+    torch.manual_seed(5)  # what the caller drew before does not matter
     steps = []
     second = protocol.run(Task(start, 48, pieces=pieces, progress=lambda what, done, total: steps.append(what)))
     assert second == whole and steps.count("detector") == (1 if place == "detector" else 0)
     assert ("BatchNorm" in steps) is (place != "test images")
-    expected, found = (each.state("detections-0") for each in (undisturbed, pieces))
-    assert sorted(found) == ["boxes", "image", "labels", "scores"] and len(found["scores"])
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert steps.count("test images") == (1 if place == "test images" else 3)
+    number = 0
+    for part in ("detections-0", "detections-2"):
+        expected, found = (each.state(part) for each in (undisturbed, pieces))
+        assert sorted(found) == ["boxes", "image", "labels", "scores"]
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+        number += len(found["scores"])
+    assert number
+
+
+class Whole:
+    """A detector that finds one thing in every image, which covers it, with its mean brightness as the score."""
+
+    def __init__(self):
+        self.transform = SimpleNamespace(min_size=(1,))
+
+    def __call__(self, images):
+        assert self.transform.min_size == (32,)
+        side = torch.tensor([[0.0, 0.0, images[0].shape[2], images[0].shape[1]]])
+        return [{"boxes": side, "labels": torch.tensor([7]), "scores": images[0].mean()[None]}]
+
+
+def test_detections_and_objects_are_those_of_their_images(root):
+    scenes, _ = open_voc(str(root), False)
+    given = detections(Whole(), 32, scenes, Task(nn.Identity(), 48))
+    assert given.found.image.tolist() == [0, 1, 2, 3, 4, 5] and given.found.kind.tolist() == [7] * 6
+    assert given.found.box.tolist() == [[0.0, 0.0, 60.0, 48.0]] * 6
+    for row, score in enumerate(given.scores.tolist()):
+        assert score == pytest.approx(float(scenes.images.image(row).float().mean() / 255))
+        here = given.truth.image == row
+        assert torch.equal(given.truth.box[here], scenes.boxes[row])
+        assert torch.equal(given.truth.kind[here], scenes.classes[row])
+        assert torch.equal(given.difficult[here], scenes.difficult[row])
 
 
 def test_from_the_command_line(root, tmp_path, capsys):
