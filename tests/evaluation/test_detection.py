@@ -2,10 +2,12 @@
 
 import json
 import random
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from voc_tree import COLOURS, write_voc
 
@@ -129,6 +131,8 @@ def test_a_class_of_difficult_objects_only_has_no_figure():
         boxes(), torch.zeros(0), boxes((0, 0, 0, 9, 9, 1), (0, 0, 0, 9, 9, 2)), torch.tensor([True, False])
     )
     assert voc_average_precisions(given) == {2: [0.0] * len(THRESHOLDS)}
+    pytest.importorskip("faster_coco_eval")
+    assert set(coco_average_precisions(given, 1).values()) == {0.0}
 
 
 def test_cocos_average_precision():
@@ -210,6 +214,38 @@ def test_the_detector_is_c4(root):
     assert model.train().backbone[1].training  # BatchNorm learns, too
     again = faster_rcnn(start, 20, (32, 64), (8, 8), 0)
     assert torch.equal(again.rpn.head.conv[0][0].weight, model.rpn.head.conv[0][0].weight)
+
+
+def test_weights_of_torchvision(tmp_path):
+    theirs = torchvision.models.resnet18()
+    torch.save(theirs.state_dict(), tmp_path / "r18.pth")
+    model = faster_rcnn(Encoder("resnet18", weights=tmp_path / "r18.pth"), 20, (64,), (8, 8), 0)
+    images = torch.rand(1, 3, 64, 64)
+    expected = nn.Sequential(*list(theirs.children())[:7]).eval()(images)
+    assert torch.allclose(model.eval().backbone(images), expected, atol=1e-5)
+    assert torch.equal(model.roi_heads.box_head[0][1].conv2.weight, theirs.layer4[1].conv2.weight)
+    assert model.train().backbone[1].training  # although an encoder with weights keeps its BatchNorm frozen
+
+
+def test_what_is_not_there_is_fetched_if_asked_for(root, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(place, year, split, download=False):
+        if download:
+            asked.append((place, year, split))
+            shutil.copytree(root, place, dirs_exist_ok=True)
+        return real(place, year, split)
+
+    real = torchvision.datasets.VOCDetection
+    fetch.parse_voc_xml = real.parse_voc_xml
+    monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
+    with pytest.raises(UserError, match="give download, or put it there"):
+        open_voc(str(tmp_path / "sets"), False)
+    learnt, _ = open_voc(str(tmp_path / "sets"), True)
+    assert len(learnt.images) == 6
+    assert [each[1:] for each in asked] == [("2007", "trainval"), ("2012", "trainval"), ("2007", "test")]
+    open_voc(str(tmp_path / "sets"), True)
+    assert len(asked) == 3  # once
 
 
 def test_resnet_50_has_the_published_sizes():
@@ -425,3 +461,16 @@ def test_an_object_is_read_as_the_kit_writes_it(tmp_path):
     (tmp_path / "a.xml").write_text(f"<annotation>{body}<ymax>9</ymax></bndbox></object></annotation>")
     dog, person = voc_objects(tmp_path / "a.xml")
     assert dog == ("dog", True, (0.0, 1.0, 500.0, 3.0)) and person == ("person", False, (4.0, 4.0, 9.0, 9.0))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_it_learns_to_detect(tmp_path):
+    """A ResNet-18 of narrow layers from random weights, on 80 pictures: two minutes of a processor."""
+    root = str(write_voc(tmp_path, 40, side=64))
+    torch.manual_seed(0)
+    start = Encoder("resnet18", arguments={"channels": [16, 32, 64, 64]})
+    settings = {"batch_size": 4, "drops": (), "sizes": (64,), "test_size": 64, "regions": (16, 32), "warm_up": 20}
+    fresh = VocDetection(root, iterations=1, learning_rate=1e-9, **settings).run(Task(start, 64))[0]
+    learnt = VocDetection(root, iterations=250, **settings).run(Task(start, 64))[0]
+    assert learnt.metric == "AP50" and fresh.value < 0.05 and learnt.value > 0.2

@@ -49,7 +49,8 @@ class VocDetection(Protocol):
 
     FNC (arXiv 2011.11765, section 4.2.2) takes MoCo's set-up with 34,000 iterations and its own steps: SGD, momentum .9,
     weight decay 1e-4, short side 480 to 800 in training and 800 in testing, mirrored images, all BatchNorm trained over the
-    whole batch and its statistics taken afresh from 200 batches. For a ResNet of any depth. AP50 is that of the VOC 2007
+    whole batch and its statistics taken afresh from 200 batches; difficult objects are learnt, too. For a ResNet of any
+    depth. AP50 is that of the VOC 2007
     development kit (11 points, difficult objects do not count). AP75 and AP (the mean over .5, .55, …, .95) are the same
     11-point figure at those overlaps: what detectron2, and so MoCo's tables, report for test2007. They are not COCO's.
 
