@@ -168,6 +168,12 @@ def test_objects_of_a_tree(root):
     assert hard == objects // 10 > 0
 
 
+def test_a_root_may_be_relative(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    for scenes in open_voc(root.name, False):
+        assert len(scenes.images.image(0)) == 3
+
+
 def test_mirroring_moves_boxes_with_their_pixels():
     image = torch.zeros(3, 6, 10, dtype=torch.uint8)
     image[:, 1:4, 2:7] = 200

@@ -156,7 +156,7 @@ def _voc_part(root: str, split: str) -> Part:
         for name, difficult, _ in voc_objects(Path(path)):
             column = VOC_CLASSES.index(name)
             targets[row, column] = max(int(targets[row, column]), 0 if difficult else 1)
-    return Part(FileSet(Path(root), [str(path) for path in voc.images]), targets)
+    return Part(FileSet(Path(), [str(path) for path in voc.images]), targets)
 
 
 def _fetched(name: str) -> Callable[[str], Any]:

@@ -108,7 +108,7 @@ def _scenes(root: str, splits: Sequence[tuple[str, str]]) -> Scenes:
         raise UserError(f"there is no {absent[0]}, which the lists of VOC name; put it there as it is published")
     listed = [voc_objects(Path(path)) for each in sets for path in each.annotations]
     return Scenes(
-        FileSet(Path(root), pictures),
+        FileSet(Path(), pictures),
         [torch.tensor([each.box for each in objects]).reshape(-1, 4) for objects in listed],
         [torch.tensor([VOC_CLASSES.index(each.name) + 1 for each in objects]).long() for objects in listed],
         [torch.tensor([each.difficult for each in objects]).bool() for objects in listed],
