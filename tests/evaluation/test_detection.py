@@ -131,13 +131,11 @@ def test_a_class_of_difficult_objects_only_has_no_figure():
         boxes(), torch.zeros(0), boxes((0, 0, 0, 9, 9, 1), (0, 0, 0, 9, 9, 2)), torch.tensor([True, False])
     )
     assert voc_average_precisions(given) == {2: [0.0] * len(THRESHOLDS)}
-    pytest.importorskip("faster_coco_eval")
     assert set(coco_average_precisions(given, 1).values()) == {0.0}
 
 
 def test_cocos_average_precision():
     """Of two objects the first is found at an overlap of .8: precision 1 up to a recall of .5, on 51 of 101 recalls."""
-    pytest.importorskip("faster_coco_eval")
     truth = boxes((0, 0, 0, 10, 10, 1), (1, 0, 0, 10, 10, 1), (1, 20, 20, 40, 40, 1))
     found = boxes((0, 0, 0, 10, 8, 1), (1, 20, 20, 40, 40, 1))  # the second is difficult: neither right nor wrong
     given = Detected(found, torch.tensor([0.5, 0.9]), truth, torch.tensor([False, False, True]))

@@ -32,10 +32,11 @@ class _Stages(nn.Sequential):
 def faster_rcnn(encoder: nn.Module, classes: int, sizes: Sequence[int], regions: tuple[int, int], seed: int) -> Any:
     """A Faster R-CNN that starts from an encoder's weights; all of it learns, BatchNorm included.
 
-    As MoCo's detectron2 recipe (R50-C4) has it: anchors of 32 to 512 pixels in three shapes on one map of stride 16, regions
-    of 14 × 14 from RoIAlign, the fifth stage on each of them and a further BatchNorm behind it, no feature pyramid. 12,000
-    and 6,000 proposals before non-maximum suppression, in training and in testing. Of torchvision's parts, which differ from detectron2's in this: smooth L1 bends at 1/9 instead of 0, RoIAlign is not moved by half a
-    pixel, and images of a batch are padded to multiples of 32.
+    As MoCo's detectron2 recipe (R50-C4) has it: anchors of 32 to 512 pixels in three shapes on one map of stride 16, 12,000
+    (in testing 6,000) proposals before non-maximum suppression, regions of 14 × 14 from RoIAlign, the fifth stage on each of
+    them and a further BatchNorm behind it, no feature pyramid. The parts are torchvision's, which differ from detectron2's in
+    this: the smooth L1 loss is quadratic up to 1/9 (there it is plain L1), RoIAlign is not moved by half a pixel, and the
+    images of a batch are padded to multiples of 32, whatever their shapes (there, wide and tall ones are not mixed).
 
     Args:
         encoder: with a ResNet of timm as its ``backbone``, and the ``mean`` and ``std`` of its input. A copy is taken.
