@@ -1,8 +1,6 @@
-"""VOC detection: its average precision against the kit's definition, its detector, and the whole protocol on a small tree."""
+"""VOC detection: the detector, and the whole protocol on a small tree."""
 
 import json
-import random
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -14,21 +12,15 @@ from voc_tree import COLOURS, write_voc
 from falseneg.cli import main
 from falseneg.errors import UserError
 from falseneg.evaluation import Task, VocDetection
-from falseneg.evaluation.detection_metrics import (
-    THRESHOLDS,
-    Boxes,
-    Detected,
-    coco_average_precisions,
-    voc_average_precisions,
-)
 from falseneg.evaluation.detector import detector_optimiser, faster_rcnn, settle_batch_norm
 from falseneg.evaluation.pieces import Pieces
-from falseneg.evaluation.scenes import SceneBatches, mirrored
-from falseneg.evaluation.voc import VOC_CLASSES, open_voc, voc_objects
+from falseneg.evaluation.voc import open_voc
 from falseneg.evaluation.voc_detection import detections
 from falseneg.models import Encoder
 
 THIN = {"channels": [4, 8, 8, 8], "layers": [1, 1, 1, 1]}
+
+
 SMALL = {"iterations": 2, "batch_size": 2, "drops": (), "sizes": (32, 48), "test_size": 48, "regions": (8, 8)}
 
 
@@ -40,162 +32,6 @@ def root(tmp_path_factory):
 def encoder(name="resnet18", **arguments):
     torch.manual_seed(0)
     return Encoder(name, arguments={**THIN, **arguments})
-
-
-def boxes(*rows):
-    """(image, x, y, x, y, kind)."""
-    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 6)
-    return Boxes(table[:, 0].long(), table[:, 1:5], table[:, 5].long())
-
-
-def test_average_precision_of_a_hand_computed_case():
-    """Four objects that count and a difficult one, found in the order right, wrong (its second time), not counted, right, wrong.
-
-    Precision 1, 1/2, 2/3, 2/4 at recalls 1/4, 1/4, 2/4, 2/4: the recalls 0, .1, .2 have 1, .3 to .5 have 2/3, the rest 0.
-    """
-    truth = boxes(
-        (0, 0, 0, 10, 10, 1), (0, 20, 20, 30, 30, 1), (1, 0, 0, 10, 10, 1), (1, 20, 20, 30, 30, 1), (2, 0, 0, 9, 9, 1)
-    )
-    difficult = torch.tensor([False, True, False, False, False])
-    found = boxes(
-        (0, 0, 0, 10, 10, 1), (0, 1, 0, 10, 10, 1), (0, 20, 20, 30, 30, 1), (1, 0, 0, 10, 5, 1), (3, 0, 0, 10, 10, 1)
-    )
-    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5])
-    given = Detected(found, scores, truth, difficult)
-    figures = voc_average_precisions(given, (0.5, 0.55))[1]
-    assert figures[0] == pytest.approx((3 * 1 + 3 * 2 / 3) / 11)  # an overlap of exactly .5 is enough, as in the kit
-    assert figures[1] == pytest.approx(3 * 1 / 11)
-
-
-def judged(given, kind, threshold):
-    """The kit's VOCevaldet.m line by line, with its 1-based boxes that include their last pixel."""
-    objects = {}
-    for image, box, each, hard in zip(*(part.tolist() for part in (*given.truth, given.difficult)), strict=True):
-        if each == kind:
-            x, y, right, bottom = box
-            objects.setdefault(image, []).append({"box": (x + 1, y + 1, right, bottom), "hard": hard, "found": False})
-    positives = sum(not each["hard"] for listed in objects.values() for each in listed)
-    rows = [row for row in range(len(given.scores)) if int(given.found.kind[row]) == kind]
-    right, wrong, curve = 0, 0, []
-    for row in sorted(rows, key=lambda row: -float(given.scores[row])):
-        x, y, x2, y2 = given.found.box[row].tolist()
-        x, y = x + 1, y + 1
-        best, most = None, -1.0
-        for each in objects.get(int(given.found.image[row]), []):
-            left, top, last, low = each["box"]
-            width, height = min(x2, last) - max(x, left) + 1, min(y2, low) - max(y, top) + 1
-            if width > 0 and height > 0:
-                union = (x2 - x + 1) * (y2 - y + 1) + (last - left + 1) * (low - top + 1) - width * height
-                if width * height / union > most:
-                    best, most = each, width * height / union
-        if most < threshold:
-            wrong += 1
-        elif not best["hard"]:
-            right, wrong = (right, wrong + 1) if best["found"] else (right + 1, wrong)
-            best["found"] = True
-        if right + wrong:  # before the first that counts there is no precision
-            curve.append((right, right / (right + wrong)))
-    total = 0.0
-    for tenth in range(11):
-        total += max((precision for hits, precision in curve if 10 * hits >= tenth * positives), default=0.0) / 11
-    return total if positives else None
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_average_precision_by_a_loop(seed):
-    draw = random.Random(seed)
-
-    def box():
-        x, y = draw.randrange(12), draw.randrange(12)
-        return x, y, x + draw.randrange(2, 14), y + draw.randrange(2, 14)
-
-    truth = [(draw.randrange(8), *box(), draw.randrange(1, 4)) for _ in range(60)]
-    found = [(draw.randrange(10), *box(), draw.randrange(1, 5)) for _ in range(150)]
-    for image, x, y, right, bottom, kind in truth[::2]:
-        found += [(image, max(0, x - draw.randrange(2)), y, right + draw.randrange(3), bottom, kind)] * 2
-    scores = torch.tensor([draw.randrange(40) / 40 for _ in found])  # many are equal
-    difficult = torch.tensor([draw.random() < 0.3 for _ in truth])
-    given = Detected(boxes(*found), scores, boxes(*truth), difficult)
-    figures = voc_average_precisions(given)
-    assert len(figures) == 3
-    for kind, values in figures.items():
-        assert values == pytest.approx([judged(given, kind, threshold) for threshold in THRESHOLDS], abs=1e-12)
-
-
-def test_thresholds_are_those_of_the_tables():
-    assert THRESHOLDS == (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-
-
-def test_a_class_of_difficult_objects_only_has_no_figure():
-    given = Detected(
-        boxes(), torch.zeros(0), boxes((0, 0, 0, 9, 9, 1), (0, 0, 0, 9, 9, 2)), torch.tensor([True, False])
-    )
-    assert voc_average_precisions(given) == {2: [0.0] * len(THRESHOLDS)}
-    assert set(coco_average_precisions(given, 1).values()) == {0.0}
-
-
-def test_cocos_average_precision():
-    """Of two objects the first is found at an overlap of .8: precision 1 up to a recall of .5, on 51 of 101 recalls."""
-    truth = boxes((0, 0, 0, 10, 10, 1), (1, 0, 0, 10, 10, 1), (1, 20, 20, 40, 40, 1))
-    found = boxes((0, 0, 0, 10, 8, 1), (1, 20, 20, 40, 40, 1))  # the second is difficult: neither right nor wrong
-    given = Detected(found, torch.tensor([0.5, 0.9]), truth, torch.tensor([False, False, True]))
-    figures = coco_average_precisions(given, 3)
-    # At .8 itself the overlap is enough; the library compares with .8 - 1e-10.
-    assert figures == pytest.approx({"AP50": 51 / 101, "AP75": 51 / 101, "AP": 7 / 10 * 51 / 101})
-
-
-def test_objects_of_a_tree(root):
-    learnt, measured = open_voc(str(root), False)
-    assert (len(learnt.images), len(measured.images)) == (6, 3)
-    hard = 0
-    for scenes in (learnt, measured):
-        for row in range(len(scenes.images)):
-            image = scenes.images.image(row).float()
-            assert image.shape == (3, 48, 60)
-            for box, kind in zip(scenes.boxes[row].int(), scenes.classes[row].tolist(), strict=True):
-                left, top, right, bottom = box.tolist()  # the whole square and no more: JPEG blurs its edge a little
-                inside = image[:, top:bottom, left:right].mean(dim=(1, 2))
-                colour = torch.tensor(COLOURS[VOC_CLASSES[kind - 1]]).float()
-                if scenes.images.describe(row).endswith("2008_000000.jpg"):
-                    continue  # grey
-                assert (inside - colour).abs().max() < 12
-                wider = image[:, max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1].mean(dim=(1, 2))
-                assert (inside - colour).abs().sum() < (wider - colour).abs().sum()
-            hard += int(scenes.difficult[row].sum())
-    objects = sum(len(each) for scenes in (learnt, measured) for each in scenes.boxes)
-    assert hard == objects // 10 > 0
-
-
-def test_a_root_may_be_relative(root, monkeypatch):
-    monkeypatch.chdir(root.parent)
-    for scenes in open_voc(root.name, False):
-        assert len(scenes.images.image(0)) == 3
-
-
-def test_mirroring_moves_boxes_with_their_pixels():
-    image = torch.zeros(3, 6, 10, dtype=torch.uint8)
-    image[:, 1:4, 2:7] = 200
-    turned, moved = mirrored(image, torch.tensor([[2.0, 1.0, 7.0, 4.0]]))
-    assert moved.tolist() == [[3.0, 1.0, 8.0, 4.0]]
-    assert bool((turned[:, 1:4, 3:8] == 200).all()) and int((turned > 0).sum()) == 3 * 3 * 5
-
-
-def test_batches_are_known_by_seed_and_epoch(root):
-    learnt, _ = open_voc(str(root), False)
-    task = Task(nn.Identity(), 48)
-
-    def epoch(number, start=0, workers=0):
-        batches = SceneBatches(learnt, 2, Task(nn.Identity(), 48, workers=workers))
-        return list(batches.epoch(number, start))
-
-    first, again, other = epoch(0), epoch(0, workers=1), epoch(1)
-    assert len(first) == 3 and SceneBatches(learnt, 2, task).per_epoch == 3
-    for (images, targets), (same, same_targets) in zip(first, again, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(images, same, strict=True))
-        assert all(torch.equal(a[key], b[key]) for a, b in zip(targets, same_targets, strict=True) for key in a)
-    assert torch.equal(epoch(0, 2)[0][0][0], first[2][0][0])
-    seen = [image for part in (first, other) for images, _ in part for image in images]
-    assert len({image.numpy().tobytes() for image in seen}) > len(learnt.images)  # some are mirrored in one epoch only
 
 
 def test_the_detector_is_c4(root):
@@ -229,27 +65,6 @@ def test_weights_of_torchvision(tmp_path):
     assert torch.allclose(model.eval().backbone(images), expected, atol=1e-5)
     assert torch.equal(model.roi_heads.box_head[0][1].conv2.weight, theirs.layer4[1].conv2.weight)
     assert model.train().backbone[1].training  # although an encoder with weights keeps its BatchNorm frozen
-
-
-def test_what_is_not_there_is_fetched_if_asked_for(root, tmp_path, monkeypatch):
-    asked = []
-
-    def fetch(place, year, split, download=False):
-        if download:
-            asked.append((place, year, split))
-            shutil.copytree(root, place, dirs_exist_ok=True)
-        return real(place, year, split)
-
-    real = torchvision.datasets.VOCDetection
-    fetch.parse_voc_xml = real.parse_voc_xml
-    monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
-    with pytest.raises(UserError, match="give download, or put it there"):
-        open_voc(str(tmp_path / "sets"), False)
-    learnt, _ = open_voc(str(tmp_path / "sets"), True)
-    assert len(learnt.images) == 6
-    assert [each[1:] for each in asked] == [("2007", "trainval"), ("2012", "trainval"), ("2007", "test")]
-    open_voc(str(tmp_path / "sets"), True)
-    assert len(asked) == 3  # once
 
 
 def test_resnet_50_has_the_published_sizes():
@@ -377,56 +192,6 @@ def test_from_the_command_line(root, tmp_path, capsys):
     assert "AP50" in capsys.readouterr().out
 
 
-FILES = (
-    "VOC2007/JPEGImages",
-    "VOC2007/Annotations",
-    "VOC2007/ImageSets/Main/trainval.txt",
-    "VOC2007/ImageSets/Main/test.txt",
-    "VOC2012/JPEGImages",
-    "VOC2012/Annotations",
-    "VOC2012/ImageSets/Main/trainval.txt",
-    "VOC2007/JPEGImages/010000.jpg",
-    "VOC2012/Annotations/2008_000001.xml",
-)
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_a_missing_file_is_named(root, file):
-    path = root / "VOCdevkit" / file
-    path.rename(root / "away")
-    try:
-        with pytest.raises(UserError) as error:
-            VocDetection(str(root), **SMALL).run(Task(encoder(), 48))
-    finally:
-        (root / "away").rename(path)
-    said = str(error.value)
-    assert file in said and str(root) in said and "as they are published" in said.replace("as it is", "as they are")
-    assert "\n" not in said
-
-
-@pytest.mark.parametrize(
-    "old, new, words",
-    [
-        ("<name>", "<name>x", "none of the twenty classes"),
-        ("<xmin>", "<xmin>9", "whose box is empty"),
-        ("</annotation>", "", "damaged"),
-        ("<bndbox>", "<box>", "damaged"),
-    ],
-)
-def test_damaged_annotations_are_one_sentence(root, old, new, words):
-    path = next(
-        path for path in sorted((root / "VOCdevkit/VOC2007/Annotations").iterdir()) if "<object>" in path.read_text()
-    )
-    text = path.read_text()
-    path.write_text(text.replace(old, new))
-    try:
-        with pytest.raises(UserError, match=words) as error:
-            VocDetection(str(root), **SMALL).run(Task(encoder(), 48))
-    finally:
-        path.write_text(text)
-    assert "\n" not in str(error.value)
-
-
 class Convolution(nn.Module):
     def forward(self, images):
         return images
@@ -455,16 +220,6 @@ def test_cocos_package_is_asked_for_before_anything_is_done(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"falseneg\[detection\]"):
         VocDetection("nowhere", coco=True).run(Task(encoder(), 48))
-
-
-def test_an_object_is_read_as_the_kit_writes_it(tmp_path):
-    body = "<object><name>dog</name><difficult>1</difficult><bndbox><xmin>1</xmin><ymin>2.0</ymin><xmax>500</xmax>"
-    body += (
-        "<ymax>3</ymax></bndbox></object><object><name>person</name><bndbox><xmax>9</xmax><xmin>5</xmin><ymin>5</ymin>"
-    )
-    (tmp_path / "a.xml").write_text(f"<annotation>{body}<ymax>9</ymax></bndbox></object></annotation>")
-    dog, person = voc_objects(tmp_path / "a.xml")
-    assert dog == ("dog", True, (0.0, 1.0, 500.0, 3.0)) and person == ("person", False, (4.0, 4.0, 9.0, 9.0))
 
 
 @pytest.mark.slow
