@@ -121,6 +121,12 @@ WRONG = {
     "timm:resnt10t --data Digits --protocol knn": ["resnet10t"],
     "timm:resnet10t --weights no.pth --data Digits --protocol knn": ["no file no.pth"],
     "timm:resnet10t --protocol transfer --protocol.root nowhere": ["Food101", "nowhere", "food-101/images"],
+    "timm:resnet10t --protocol voc-detection --protocol.root nowhere": [
+        "VOC 2007 and 2012",
+        "nowhere",
+        "VOCdevkit/VOC2012/JPEGImages",
+    ],
+    "timm:vit_tiny_patch16_224 --protocol voc-detection": ["vit_tiny_patch16_224 is not a ResNet"],
     "timm:resnet10t --data Digits --protocol semi-supervised --protocol.layers [1,0]": ["no projection head"],
     "timm:resnet10t --data Folder --data.root plain --protocol knn": ["labelled"],
     "--protocol knn": ["needs SOURCE"],

@@ -91,6 +91,13 @@ def test_splits_labels_and_pictures(name, root):
     assert len(seen) == train + validation + test  # no picture is in two parts
 
 
+def test_a_root_may_be_relative(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    for name in TREES:
+        for part in open_set(name, root.name, False, 0):
+            assert len(part.images.image(0)) == 3
+
+
 def test_difficult_objects_of_voc_neither_count_nor_are_missing(root):
     for part in open_set("VOC2007", str(root), False, 0):
         columns = [VOC_CLASSES.index(name) for name in VOC]

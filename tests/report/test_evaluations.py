@@ -109,6 +109,9 @@ def test_published_figures_are_of_protocols_and_complete():
         {"SimCLR v1": 0.89, "SimCLR v2": 0.904, "BYOL": 0.916, "FNC": 0.918}
     )
     assert published("semi-supervised", "1% of the labels", "top-1")["FNC"] == pytest.approx(0.637)
+    assert published("voc-detection", "VOC2007 test", "AP50") == pytest.approx(
+        {"Supervised": 0.813, "MoCo v2": 0.825, "SwAV": 0.826, "FNC": 0.828}
+    )
     assert published("label-fractions", "0.1% of the labels", "top-1")["GloFND"] == pytest.approx(0.3738)
     assert all(len(published("transfer", name, kind.metric)) == 4 for name, kind in TRANSFER_SETS.items())
     assert all(0 < each.value < 1 for each in PUBLISHED)

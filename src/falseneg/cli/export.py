@@ -15,16 +15,24 @@ if TYPE_CHECKING:
 FORMATS = {
     "falseneg": "weights and how to build the encoder, for falseneg.Encoder.load",
     "timm": "the weights alone, for timm.create_model",
+    "detectron2": "the weights alone, for MoCo's object detection with detectron2 (plain ResNets only)",
 }
+_SUFFIX = {"detectron2": ".pkl"}
+_COMMAND = """    python train_net.py --config-file configs/pascal_voc_R_50_C4_24k_moco.yaml --num-gpus 8 \\
+        MODEL.WEIGHTS {path} SOLVER.STEPS "(20000, 28000)" SOLVER.MAX_ITER 34000 \\
+        MODEL.PIXEL_MEAN "[{mean}]" MODEL.PIXEL_STD "[{std}]"{depth}"""
+"""MoCo's recipe (its folder "detection") with FNC's number of iterations."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command."""
-    parser = SmallParser(prog="falseneg export", description="Write the encoder of a run to a safetensors file.")
+    parser = SmallParser(prog="falseneg export", description="Write the encoder of a run to a file for others.")
     parser.add_argument(
         "source", type=Path, metavar="RUN", help="the folder of a run, an encoder.safetensors, or a checkpoint"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write (.safetensors)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the file to write (.safetensors; for detectron2 .pkl)"
+    )
     about = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     parser.add_argument("--format", choices=FORMATS, default="falseneg", help=f"{about} (default: falseneg)")
     parser.add_argument(
@@ -35,8 +43,8 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError(
             f"--head goes with --format falseneg, for {options.format} knows no head; leave one of the two out"
         )
-    if options.out.suffix != ".safetensors":
-        raise UserError(f"--out is {options.out}; give a file that ends in .safetensors")
+    if options.out.suffix != (suffix := _SUFFIX.get(options.format, ".safetensors")):
+        raise UserError(f"--out is {options.out}; for {options.format} give a file that ends in {suffix}")
     if options.out.exists():
         raise UserError(f"{options.out} exists already; give another name, or remove it first")
 
@@ -51,8 +59,10 @@ def run(arguments: Sequence[str]) -> int:
     if options.format == "falseneg":
         encoder.save(options.out, found.head)
         print(how_to_load(options.out))
-    else:
+    elif options.format == "timm":
         print(_export_timm(encoder, options.out))
+    else:
+        print(_export_detectron2(encoder, options.out))
     return 0
 
 
@@ -88,3 +98,20 @@ def _export_timm(encoder: Encoder, path: Path) -> str:
     mean, std = (", ".join(f"{value:.4g}" for value in numbers.flatten()) for numbers in (encoder.mean, encoder.std))
     lines.append(f"# give it images in [0, 1], less the mean ({mean}), over the standard deviation ({std})")
     return "\n".join(f"    {line}" for line in lines)
+
+
+def _export_detectron2(encoder: Encoder, path: Path) -> str:
+    """Write the backbone's weights as MoCo's converter does, and return the command that fine-tunes them."""
+    import pickle
+
+    from falseneg.files import write_bytes
+    from falseneg.models.detectron2 import detectron2_weights
+
+    weights, depth = detectron2_weights(encoder)
+    content = {"model": weights, "__author__": "falseneg", "matching_heuristics": True}
+    write_bytes(path, pickle.dumps(content))
+    # The recipe's images are in [0, 255].
+    mean, std = (", ".join(f"{255 * value:.6g}" for value in each.flatten()) for each in (encoder.mean, encoder.std))
+    narrow = " MODEL.RESNETS.RES2_OUT_CHANNELS 64" if depth < 50 else ""
+    other = f" \\\n        MODEL.RESNETS.DEPTH {depth}{narrow}" if depth != 50 else ""
+    return _COMMAND.format(path=path, mean=mean, std=std, depth=other)

@@ -52,7 +52,7 @@ def measure(protocol: Protocol, asked: Asked) -> int:
     run, encoder = asked.run, asked.found.encoder
     run.check()
     sets = _sets(protocol, run)
-    size = getattr(encoder, "image_size", None) or asked.usual_size
+    size = protocol.image_size(getattr(encoder, "image_size", None) or asked.usual_size)
     device = torch.accelerator.current_accelerator() if uses_gpu({"accelerator": run.accelerator}) else None
     about = {
         "protocol": protocol.name,

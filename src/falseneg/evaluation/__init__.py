@@ -28,6 +28,7 @@ from falseneg.evaluation.pairs import PAIR_EVALUATIONS, PairSplit, Retrieval, Ze
 from falseneg.evaluation.parts import labelled
 from falseneg.evaluation.semi_supervised import SemiSupervised
 from falseneg.evaluation.transfer import Transfer
+from falseneg.evaluation.voc_detection import VocDetection
 
 if TYPE_CHECKING:
     from falseneg.data.image_set import ImageSet
@@ -57,6 +58,7 @@ __all__ = [
     "Split",
     "Task",
     "Transfer",
+    "VocDetection",
     "ZeroShot",
     "check_split",
     "evaluate",
@@ -81,6 +83,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
         SemiSupervised,
         Transfer,
         FineTuning,
+        VocDetection,
         FeatureTable,
     )
 }

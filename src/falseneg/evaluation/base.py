@@ -81,7 +81,7 @@ class Figure:
 
     Attributes:
         on: what it was measured on or with: "10% of the labels", "CIFAR10"; empty where there is one thing only.
-        metric: "top-1", "top-5", "mean per class" or "11-point mAP".
+        metric: "top-1", "top-5", "mean per class", "11-point mAP", "AP50" and so on.
         value: a share in [0, 1]; None where these data do not allow it.
         sd: sample standard deviation over draws, if there are several.
         details: what else is worth knowing, such as the penalty that was chosen.
@@ -139,6 +139,10 @@ class Protocol(ABC):
     def head_layers(self) -> int:
         """Layers of the projection head that it needs."""
         return 0
+
+    def image_size(self, usual: int) -> int:
+        """Side of the images in pixels; ``usual`` is the encoder's own."""
+        return usual
 
     def settings(self) -> dict[str, Any]:
         """Everything that it was set to."""

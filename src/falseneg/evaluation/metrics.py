@@ -35,7 +35,7 @@ def mean_per_class(scores: Tensor, labels: Tensor) -> float:
     return float((torch.zeros(len(counts), dtype=torch.float64).index_add_(0, numbers, right) / counts).mean())
 
 
-def average_precision_11(scores: Tensor, truth: Tensor) -> float:
+def average_precision_11(scores: Tensor, truth: Tensor, positives: int | None = None) -> float:
     """Average precision as VOC 2007 defines it (Everingham et al. 2010, section 4.2).
 
     The mean over the recalls 0, .1, …, 1 of the largest precision that is reached at that recall or a larger one. Of
@@ -44,6 +44,7 @@ def average_precision_11(scores: Tensor, truth: Tensor) -> float:
     Args:
         scores: (m,) the larger, the surer.
         truth: (m,) 1 for images that show the class, −1 for those that do not, 0 for difficult ones, which do not count.
+        positives: how many there are to be found, if more than those in ``truth``: detections may miss some.
 
     Returns:
         In [0, 1]; not-a-number where no image shows the class.
@@ -51,7 +52,7 @@ def average_precision_11(scores: Tensor, truth: Tensor) -> float:
     counted = truth != 0
     order = scores[counted].argsort(descending=True, stable=True)
     hits = (truth[counted][order] > 0).double().cumsum(0)
-    positives = int((truth > 0).sum())
+    positives = int((truth > 0).sum()) if positives is None else positives
     if not positives:
         return float("nan")
     precision = hits / torch.arange(1, len(hits) + 1)

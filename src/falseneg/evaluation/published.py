@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from falseneg.evaluation.metrics import TOP_1, TOP_5
 from falseneg.evaluation.transfer_sets import TRANSFER_SETS
+from falseneg.evaluation.voc_detection import AP50, VOC_TEST
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ SOURCES = {
     "semi-supervised": "ImageNet, ResNet-50; FNC (arXiv 2011.11765), table 6",
     "transfer": "ResNet-50 pretrained on ImageNet; FNC (arXiv 2011.11765), table 7, linear evaluation",
     "fine-tuning": "ResNet-50 pretrained on ImageNet; FNC (arXiv 2011.11765), table 7, fine-tuned",
+    "voc-detection": "ResNet-50 pretrained on ImageNet; FNC (arXiv 2011.11765), table 8",
     "label-fractions": "ImageNet-100, ResNet-50, SogCLR, mean of 3; GloFND (arXiv 2502.20612), read from its plots",
     "few-label": "NSCL (arXiv 2506.04411), 100 labels a class",
 }
@@ -66,6 +68,12 @@ SimCLR v1  88.2 97.7 85.9 75.9 63.5 91.3 88.1 84.1 73.2 89.2 92.1 97.0
 SimCLR v2  88.2 97.5 86.0 74.9 64.6 91.8 87.6 84.1 74.7 89.9 92.3 97.2
 BYOL       88.5 97.8 86.1 76.3 63.7 91.6 88.1 85.4 76.2 91.7 93.8 97.0
 FNC        88.3 97.7 86.8 76.3 64.2 92.0 88.5 84.7 76.0 90.9 93.6 97.5
+"""
+_DETECTION = """
+Supervised 81.3
+MoCo v2    82.5
+SwAV       82.6
+FNC        82.8
 """
 _LABEL_FRACTIONS = """
 SogCLR     76.55 72.21 63.23 34.81
@@ -101,6 +109,7 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     *_table("transfer", _TRANSFER, _SETS),
     *_table("fine-tuning", _FINE_TUNING, _SETS),
+    *_table("voc-detection", _DETECTION, [(VOC_TEST, AP50)]),
     *_table("label-fractions", _LABEL_FRACTIONS, _SHARES),
     *_table("few-label", _FEW_LABEL, [("100 labels a class", TOP_1)]),
 )

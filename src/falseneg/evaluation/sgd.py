@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class Batches(Protocol):
         """Batches in an epoch."""
         ...
 
-    def epoch(self, number: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, number: int, start: int) -> Iterator[tuple[Any, Any]]:
         """The batches of an epoch from that one on."""
         ...
 
@@ -150,8 +150,35 @@ def train(name: str, model: nn.Module, batches: Batches, recipe: Recipe, task: T
         UserError: the loss is no longer finite.
     """
     parameters = [each for each in model.parameters() if each.requires_grad]
-    optimiser = _optimiser(parameters, recipe)
-    step = 0
+    descent = Descent(
+        _optimiser(parameters, recipe),
+        recipe.steps,
+        lambda step: recipe.learning_rate * cosine_weights(step, recipe.steps)[0],
+        lambda inputs, targets: classification_loss(model(inputs), targets),
+    )
+    descend(name, model, batches, descent, task)
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """What is minimised, and how.
+
+    Attributes:
+        optimiser: of the parameters.
+        steps: of the optimiser.
+        rate: from the number of a step, from 0, to its learning rate.
+        loss: from the inputs and targets of a batch to what is minimised, ().
+    """
+
+    optimiser: torch.optim.Optimizer
+    steps: int
+    rate: Callable[[int], float]
+    loss: Callable[[Any, Any], Tensor]
+
+
+def descend(name: str, model: nn.Module, batches: Batches, descent: Descent, task: Task) -> None:
+    """Minimise a loss; see `train`, which says what of this is kept and repeatable."""
+    optimiser, step = descent.optimiser, 0
     if (stored := task.pieces.state(name)) is not None:
         model.load_state_dict(stored["model"])
         optimiser.load_state_dict(stored["optimiser"])
@@ -163,15 +190,15 @@ def train(name: str, model: nn.Module, batches: Batches, recipe: Recipe, task: T
     kept = time.monotonic()
     with torch.enable_grad(), torch.random.fork_rng([task.device] if task.device.type == "cuda" else []):
         try:
-            while step < recipe.steps:
+            while step < descent.steps:
                 for inputs, targets in batches.epoch(*divmod(step, batches.per_epoch)):
                     torch.manual_seed(view_generator_seed(task.seed, step, _STEP, 0))
                     for group in optimiser.param_groups:
-                        group["lr"] = recipe.learning_rate * cosine_weights(step, recipe.steps)[0]
-                    _step(name, model, optimiser, inputs, targets)
+                        group["lr"] = descent.rate(step)
+                    _step(name, optimiser, descent.loss, inputs, targets)
                     step += 1
-                    task.progress(name, step, recipe.steps)
-                    if step == recipe.steps:
+                    task.progress(name, step, descent.steps)
+                    if step == descent.steps:
                         break
                     if time.monotonic() - kept > KEEP_EVERY:
                         keep()
@@ -182,9 +209,11 @@ def train(name: str, model: nn.Module, batches: Batches, recipe: Recipe, task: T
     keep()
 
 
-def _step(name: str, model: nn.Module, optimiser: torch.optim.Optimizer, inputs: Tensor, targets: Tensor) -> None:
+def _step(
+    name: str, optimiser: torch.optim.Optimizer, loss_of: Callable[[Any, Any], Tensor], inputs: Any, targets: Any
+) -> None:
     optimiser.zero_grad()
-    loss = classification_loss(model(inputs), targets)
+    loss = loss_of(inputs, targets)
     if not math.isfinite(float(loss.detach())):
         raise UserError(f"{name}: the loss is no longer a finite number; give a lower learning rate")
     loss.backward()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,8 @@ from falseneg.evaluation.few_label import draw_rows
 from falseneg.evaluation.label_fractions import draw_share
 from falseneg.evaluation.metrics import MAP_11, PER_CLASS, TOP_1
 from falseneg.evaluation.parts import Part
+from falseneg.evaluation.set_files import set_in
+from falseneg.evaluation.voc import VOC_CLASSES, fetch_voc, voc_objects
 
 _VALIDATION = 0.2
 """The share of the training images that is held out where no validation set is published."""
@@ -64,35 +65,8 @@ def open_set(name: str, root: str, download: bool, seed: int) -> Parts:
         UserError: it is not there as it is published; what was looked for, and where, is said.
     """
     kind = TRANSFER_SETS[name]
-    place = Path(root).expanduser()
-    with _in_one_sentence(name, place):
-        if download and kind.download is not None and _missing(kind, place):
-            kind.download(str(place))
-        if missing := _missing(kind, place):
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            fetch = "give download, or " if kind.download is not None and not download else ""
-            raise UserError(
-                f"{name} is not whole in {place}: looked for {', '.join(kind.files)} there, and there is no {missing[0]}{more}; "
-                f"{fetch}put it there as it is published"
-            )
-        return kind.open(str(place), seed)
-
-
-def _missing(kind: TransferSet, place: Path) -> list[str]:
-    return [name for name in kind.files if not (place / name).exists()]
-
-
-@contextmanager
-def _in_one_sentence(name: str, place: Path) -> Iterator[None]:
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # whatever damaged annotations make torchvision, scipy and pickle raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"{name} in {place} cannot be read ({reason}): its annotations or its images are damaged, or not as they are published"
-        ) from error
+    with set_in(root, name, kind.files, kind.download, download) as place:
+        return kind.open(place, seed)
 
 
 def _whole(images: ImageSet) -> Part:
@@ -179,20 +153,10 @@ def _voc_part(root: str, split: str) -> Part:
     voc = VOCDetection(root, "2007", split)
     targets = torch.full((len(voc), len(VOC_CLASSES)), -1, dtype=torch.int8)
     for row, path in enumerate(voc.annotations):
-        for name, difficult in _voc_objects(Path(path)):
+        for name, difficult, _ in voc_objects(Path(path)):
             column = VOC_CLASSES.index(name)
             targets[row, column] = max(int(targets[row, column]), 0 if difficult else 1)
-    return Part(FileSet(Path(root), [str(path) for path in voc.images]), targets)
-
-
-def _voc_objects(path: Path) -> Iterator[tuple[str, bool]]:
-    from xml.etree import ElementTree
-
-    from torchvision.datasets import VOCDetection
-
-    described = VOCDetection.parse_voc_xml(ElementTree.fromstring(path.read_bytes()))["annotation"]
-    for each in described["object"]:
-        yield each["name"], each.get("difficult", "0") == "1"
+    return Part(FileSet(Path(), [str(path) for path in voc.images]), targets)
 
 
 def _fetched(name: str) -> Callable[[str], Any]:
@@ -200,18 +164,7 @@ def _fetched(name: str) -> Callable[[str], Any]:
 
 
 def _fetch_voc(root: str) -> None:
-    from torchvision.datasets import VOCDetection
-
-    for split in ("trainval", "test"):
-        VOCDetection(root, "2007", split, download=True)
-
-
-VOC_CLASSES = tuple(
-    """
-    aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa
-    train tvmonitor
-    """.split()  # noqa: SIM905
-)
+    fetch_voc(root, (("2007", "trainval"), ("2007", "test")))
 
 
 def _set(
