@@ -17,6 +17,7 @@ import torch
 from fsspec.registry import known_implementations
 
 from falseneg.data import Augmentation, EpochSampler, Folder, Parquet, Shards, ViewSet, remote, retries, view_loader
+from falseneg.data.remote_listing import remote_files
 from falseneg.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -158,7 +159,7 @@ def test_a_large_file_comes_in_blocks_and_each_may_fail(storage, shards, monkeyp
     monkeypatch.setattr(remote, "_BLOCK", 500)
     storage.pipe("/bucket/s.tar", shards["s-000.tar"])
     Flaky.begin(Faults(0.5, seed=4))
-    (file,) = remote.remote_files("flaky://bucket/s.tar", ".tar", Shards("flaky://bucket/s.tar").files[0].cache)
+    (file,) = remote_files("flaky://bucket/s.tar", ".tar", Shards("flaky://bucket/s.tar").files[0].cache)
     assert Flaky.faults.failed > 4 and Path(file).read_bytes() == shards["s-000.tar"]
 
 

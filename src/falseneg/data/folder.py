@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from falseneg.data.image_set import EncodedSet, encode_labels
-from falseneg.data.remote import is_remote
+from falseneg.data.remote import fetch, is_remote
 from falseneg.data.remote_folder import RemoteFolder
 from falseneg.data.storage import expanded
 from falseneg.errors import UserError
@@ -54,6 +54,10 @@ class FileSet(EncodedSet):
                 return file.read()
         except OSError as error:
             raise _gone(self.place(row), error) from error
+
+    def fetch(self, rows: Sequence[int]) -> None:
+        if self._remote is not None:
+            fetch((self._remote[row], 0, self._remote.size(row)) for row in rows)
 
     def encoded_size(self, row: int) -> int:
         if self._remote is not None:

@@ -6,6 +6,7 @@ its own, which keeps one of each kind.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -14,14 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any, TypeVar
 
 import fsspec
 from fsspec.registry import get_filesystem_class, known_implementations
 
-from falseneg.data.remote_cache import RemoteCache
+from falseneg.data.remote_cache import RemoteCache, bound
 from falseneg.data.retries import answered, missing_package
 from falseneg.errors import UserError
 
@@ -33,10 +32,10 @@ _LOG = logging.getLogger("falseneg")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 _BLOCK = 2**24  # bytes of a large file that are asked for at once
 _AT_ONCE = 16  # questions: an answer takes tens of milliseconds, nearly all of them waiting
-_LISTING_PATIENCE = 900.0  # seconds: a listing of a million objects comes in a thousand answers
 _TRUSTED_FOR = (
     60.0  # seconds after which parts of a file are taken for those of the same file only once it has been looked at
 )
+_SHARE_AHEAD = 0.1  # of the cache, that is brought here before it is read
 _VERSIONS = (
     *("ETag", "etag", "blob_id", "md5Hash", "crc32c", "checksum", "Content-MD5", "generation"),
     *("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified", "created"),
@@ -127,8 +126,7 @@ class RemoteFile(os.PathLike[str]):
         data = self.cache.read(self._name, self.size, start, length)
         if data is not None:
             return data
-        is_whole = (start, length) == (0, self.size)
-        part = self._name if is_whole else f"{self._name}-{start}-{length}"
+        is_whole, part = self._part(start, length)
         data = None if is_whole else self.cache.read(part, length, 0, length)
         if data is None:
             data = self._asked_for(start, length)
@@ -137,6 +135,16 @@ class RemoteFile(os.PathLike[str]):
             except UserError as error:  # what was asked for is here, which is what matters
                 _LOG.warning("%s is not kept here: %s", self, error)
         return data
+
+    def _part(self, start: int, length: int) -> tuple[bool, str]:
+        """Whether it is all of the file, and the name of its copy."""
+        is_whole = (start, length) == (0, self.size)
+        return is_whole, self._name if is_whole else f"{self._name}-{start}-{length}"
+
+    def is_here(self, start: int, length: int) -> bool:
+        """Whether there is a copy of that part or of the whole."""
+        names = {self._part(start, length)[1], self._name}
+        return any((self.cache.folder / name).exists() for name in names)
 
     def _asked_for(self, start: int, length: int) -> bytes:
         is_whole = (start, length) == (0, self.size)
@@ -166,7 +174,7 @@ class RemoteFile(os.PathLike[str]):
         system.invalidate_cache()
         found = system.info(self.path)
         name, _, value = self.version.partition("=")
-        if found.get("size") != self.size or (found.get(name) and _written(found[name]) != value):
+        if found.get("size") != self.size or (found.get(name) and _as_text(found[name]) != value):
             raise UserError(
                 f"{self} has changed since the data set was opened: restore it, or start again with the new file"
             )
@@ -177,107 +185,29 @@ class RemoteFile(os.PathLike[str]):
         return f"{self} is not there any more: restore it, or start again without it"
 
 
-def remote_files(pattern: str, ending: str, cache: RemoteCache) -> list[RemoteFile]:
-    """The files that an address means: a file, a folder's files of that ending, or a pattern with * and ?, sorted.
-
-    Raises:
-        UserError: there are none, or they cannot be reached.
-    """
-    absent = f"there is no file {pattern}: give a file, a folder, or a pattern such as 's3://bucket/folder/*{ending}'"
-    system, path = file_system(pattern)
-    is_folder = answered(pattern, lambda: system.isdir(path), absent) if not path.endswith(ending) else False
-    magic = re.search(r"\*" if pattern.startswith("http") else r"[*?\[]", path)
-    if magic:
-        base = path[: magic.start()].rpartition("/")[0]
-        infos = _below(pattern, base, path[len(base) + 1 :].split("/"), absent)
-    elif is_folder or pattern.endswith("/"):
-        infos = _below(pattern, path, [f"*{ending}"], absent)
-    else:
-        infos = [answered(pattern, lambda: file_system(pattern)[0].info(path), absent)]
-    if not infos:
-        raise UserError(absent)
-    named = [(system.unstrip_protocol(info["name"]), info) for info in _with_sizes(pattern, infos)]
-    files = [RemoteFile(pattern, info["name"], url, info["size"], version_of(info), cache) for url, info in named]
-    return sorted(files, key=str)
+Part = tuple[RemoteFile, int, int]
+"""A file, the first byte, and how many."""
 
 
-def infos_below(root: str, wanted: Callable[[str], bool]) -> tuple[str, str, dict[str, Info]]:
-    """What storage tells of the files below an address, however deep.
+def fetch(parts: Iterable[Part]) -> None:
+    """Bring parts of files into the cache, many at a time; who reads them says what cannot be read."""
+    wanted = [part for part in parts if not part[0].is_here(*part[1:])]
+    if sum(length for _, _, length in wanted) > _SHARE_AHEAD * bound():
+        return  # one would drive the other out
 
-    Args:
-        root: the address.
-        wanted: whether a file is, by its name relative to that.
+    def copy(part: Part) -> None:
+        with contextlib.suppress(UserError):
+            part[0].read(*part[1:])
 
-    Returns:
-        the path of the root and its address; and size, version and the like by relative name, sorted.
-
-    Raises:
-        UserError: it cannot be reached.
-    """
-    system, base = file_system(root)
-    base = base.rstrip("/")
-    absent = f"the folder {root} does not exist: give the folder that holds the images"
-    infos = _below(root, base, None, absent)
-    named = {info["name"].removeprefix(base).lstrip("/"): info for info in infos}
-    names = sorted(filter(wanted, named))
-    infos = _with_sizes(root, [named[name] for name in names])
-    return base, system.unstrip_protocol(base), dict(zip(names, infos, strict=True))
-
-
-def _below(origin: str, base: str, parts: list[str] | None, absent: str) -> list[Info]:
-    """The files below a folder: all, or those whose path matches patterns, one a level.
-
-    fsspec's own `find` and `glob` pass over folders that fail to answer, and so may miss files.
-    """
-    found: list[Info] = []
-    folders, seen, level = [base], {base}, 0
-    while folders:
-        infos = [info for listed in at_once(partial(_listed, origin, absent), folders) for info in listed]
-        is_last = parts is not None and level == len(parts) - 1
-        if parts is not None:
-            infos = [info for info in infos if fnmatchcase(_last(info), parts[level])]
-        found += [info for info in infos if info["type"] != "directory" and (parts is None or is_last)]
-        names = [] if is_last else [info["name"].rstrip("/") for info in infos if info["type"] == "directory"]
-        folders = [name for name in names if name not in seen and not seen.add(name)]  # type: ignore[func-returns-value]
-        level += 1
-    return found
-
-
-def _last(info: Info) -> str:
-    return str(info["name"].rstrip("/").rsplit("/", 1)[-1])
-
-
-def _listed(origin: str, absent: str, folder: str) -> list[Info]:
-    def ask() -> list[Info]:
-        system, _ = file_system(origin)
-        system.invalidate_cache()
-        return list(system.ls(folder, detail=True))
-
-    return answered(folder if folder != file_system(origin)[1] else origin, ask, absent, _LISTING_PATIENCE)
-
-
-def _with_sizes(origin: str, infos: Sequence[Info]) -> list[Info]:
-    """What is known of files, with their sizes, for which a web server has to be asked for each."""
-
-    def of(info: Info) -> Info:
-        place = str(info["name"])
-        if info.get("size") is None:
-            info = answered(
-                place, lambda: file_system(origin)[0].info(place), f"there is no file {place}: list it again"
-            )
-        if info.get("size") is None:
-            raise UserError(f"the server of {place} does not say how large it is: copy it to this machine first")
-        return info
-
-    return at_once(of, infos)
+    at_once(copy, wanted)
 
 
 def version_of(info: Mapping[str, Any]) -> str:
     """What changes when a file does, as "name=value"; empty where the storage tells nothing of the kind."""
-    return next((f"{name}={_written(info[name])}" for name in _VERSIONS if info.get(name)), "")
+    return next((f"{name}={_as_text(info[name])}" for name in _VERSIONS if info.get(name)), "")
 
 
-def _written(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """Alike, whether it was told with all files of a folder or alone: times and quotes are written in several forms."""
     seconds = value.timestamp() if hasattr(value, "timestamp") else value
     return f"{seconds:.3f}" if isinstance(seconds, float) else str(value).removeprefix("W/").strip('"')

@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from falseneg.data.remote import RemoteFile, infos_below, version_of
+from falseneg.data.remote import RemoteFile, version_of
+from falseneg.data.remote_listing import infos_below
 from falseneg.data.storage import kept, remote_cache
 from falseneg.errors import UserError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -18,6 +19,8 @@ PATIENCE = 60.0
 """Seconds that an attempt may take; what has not answered by then is left alone."""
 
 _asked_again = [0]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _asked_again.__setitem__(0, 0))
 
 
 def asked_again() -> int:

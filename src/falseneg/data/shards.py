@@ -17,7 +17,7 @@ import numpy as np
 from falseneg.data.captions import LEAVE_OUT, MOST_BYTES, as_captions
 from falseneg.data.image_set import EncodedSet, encode_labels
 from falseneg.data.messages import unknown
-from falseneg.data.remote import RemoteFile
+from falseneg.data.remote import RemoteFile, fetch
 from falseneg.data.storage import File, data_files, kept
 from falseneg.errors import UserError
 from falseneg.foreign import listed
@@ -184,6 +184,10 @@ class Shards(EncodedSet):
 
     def encoded(self, row: int) -> bytes:
         return self._read(row, int(self._offset[row]), int(self._size[row]))
+
+    def fetch(self, rows: Sequence[int]) -> None:
+        places = ((self.files[self._shard[row]], int(self._offset[row]), int(self._size[row])) for row in rows)
+        fetch((file, offset, size) for file, offset, size in places if isinstance(file, RemoteFile))
 
     def captions(self, row: int) -> tuple[str, ...]:
         size, place = int(self._text_size[row]), self.place(row)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from falseneg.data.remote import RemoteFile, at_once, is_remote, remote_files
+from falseneg.data.remote import RemoteFile, at_once, is_remote
 from falseneg.data.remote_cache import VARIABLE, RemoteCache, bound
+from falseneg.data.remote_listing import remote_files
 from falseneg.errors import UserError
 from falseneg.foreign import listed
 
