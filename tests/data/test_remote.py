@@ -121,6 +121,8 @@ def test_remote_shards_are_the_local_ones(storage, tmp_path, shards, path):
     Flaky.begin()
     Shards(path)
     assert Flaky.asked["cat_file"] == 0  # the index is kept
+    storage.pipe("/bucket/s-001.tar", shards["s-000.tar"])
+    assert Shards(path).describe(7) == "1.png"  # and made again for a shard that changes
 
 
 def test_shards_that_do_not_fit_are_read_in_parts(storage, shards, monkeypatch, own_cache):
@@ -292,6 +294,17 @@ def test_a_web_server_that_sends_whole_files_only(shards, own_cache):
             UserError, match=r"s-000\.tar cannot be read in parts, for its server always sends the whole"
         ):
             images.encoded(1)
+
+
+def test_what_is_read_next_is_brought_here_many_at_a_time(photos):
+    images = Folder("flaky://bucket/photos")
+    Flaky.begin(Faults(delay=0.1))
+    started = time.monotonic()
+    epoch_of(images, 0)  # three batches of four images, one answer after the other: 1.2 s
+    assert Flaky.asked["cat_file"] == 12 and time.monotonic() - started < 0.9
+    Flaky.begin()
+    images.fetch(range(12))
+    assert not Flaky.asked
 
 
 def test_a_file_address_is_a_local_path(photos):

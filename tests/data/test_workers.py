@@ -28,7 +28,7 @@ class Slow(ImageSet):
     def image(self, row):
         if row in self.stuck:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as one that waits for a mount does
-            time.sleep(3600)
+            time.sleep(30)
         time.sleep(self.seconds)
         return torch.full((3, 8, 8), row, dtype=torch.uint8)
 
@@ -65,10 +65,10 @@ def test_processes_that_hang_are_named_with_their_image_and_ended(epoch):
     started = time.monotonic()
     with pytest.raises(UserError, match=r"nothing for 0\.0167 minutes, since they came to mount/7\.png: see whether"):
         epoch(Slow(stuck=[7]))
-    assert time.monotonic() - started < 15
     with pytest.raises(ChildProcessError):  # none is left, not even one that passes over signals
         while os.waitpid(-1, 0):
             pass
+    assert time.monotonic() - started < 20
 
 
 def test_slow_processes_are_not_taken_for_hung_ones(monkeypatch):

@@ -104,7 +104,6 @@ def batches_of(loaded: Iterable[T | UserError]) -> Iterator[T]:
                 continue
             if isinstance(batch, UserError):
                 raise batch
-            watch.quiet = 0.0
             yield batch
     except StopIteration:
         watch.report()
@@ -131,7 +130,7 @@ class _Watch:
     def __init__(self, batches: Any) -> None:
         self._data = getattr(batches, "_dataset", None)
         self._seen, self._before = self._signs(), asked_again()
-        self.quiet = 0.0
+        self._quiet = 0.0
 
     def _signs(self) -> list[int]:
         return list(getattr(self._data, "signs", ()))
@@ -143,9 +142,9 @@ class _Watch:
             UserError: nothing has moved for `SILENCE`.
         """
         signs = self._signs()
-        self.quiet = self.quiet + LOOK if signs == self._seen else 0.0
+        self._quiet = self._quiet + LOOK if signs == self._seen else 0.0
         self._seen = signs
-        if self.quiet < SILENCE:
+        if self._quiet < SILENCE:
             return
         images = getattr(self._data, "image_set", None)
         rows = [row for row in signs[1::_SIGNS] if row != IDLE]
@@ -160,7 +159,7 @@ class _Watch:
         """Say how often storage had to be asked again, if it had."""
         shown = sum(self._signs()[2::_SIGNS])
         late = asked_again() - self._before + shown - getattr(self._data, "told", 0)
-        with contextlib.suppress(AttributeError):
+        if self._data is not None:
             self._data.told = shown  # lasting processes begin the next pass before it is asked for
         if late > 0:
             _LOG.warning(
