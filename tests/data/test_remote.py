@@ -16,7 +16,19 @@ import pytest
 import torch
 from fsspec.registry import known_implementations
 
-from falseneg.data import Augmentation, EpochSampler, Folder, Parquet, Shards, ViewSet, remote, retries, view_loader
+from falseneg.data import (
+    Augmentation,
+    EpochSampler,
+    FileList,
+    Folder,
+    Parquet,
+    Shards,
+    Table,
+    ViewSet,
+    remote,
+    retries,
+    view_loader,
+)
 from falseneg.data.remote_listing import remote_files
 from falseneg.errors import UserError
 
@@ -305,6 +317,21 @@ def test_what_is_read_next_is_brought_here_many_at_a_time(photos):
     Flaky.begin()
     images.fetch(range(12))
     assert not Flaky.asked
+
+
+@pytest.mark.parametrize(
+    "open_it",
+    [
+        lambda: FileList("s3://bucket/list.csv"),
+        lambda: Table("s3://bucket/table.csv"),
+        lambda: Folder("memory://photos", cache="s3://bucket/cache"),
+    ],
+)
+def test_what_must_be_local(open_it):
+    with pytest.raises(
+        UserError, match=r"s3://\S+ must be a path of this machine: Folder, Shards and Parquet read remote"
+    ):
+        open_it()
 
 
 def test_a_file_address_is_a_local_path(photos):

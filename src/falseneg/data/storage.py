@@ -166,11 +166,16 @@ def _cache_folder() -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path with its leading ~ replaced by the home folder.
+    """A path of this machine, with its leading ~ replaced by the home folder.
 
     Raises:
-        UserError: there is none, as for a user of a container who is not in its list of users.
+        UserError: there is none, as for a user of a container who is not in its list of users; or it is a remote address.
     """
+    if is_remote(path):
+        raise UserError(
+            f"{path} must be a path of this machine: Folder, Shards and Parquet read remote storage, other data sets, lists and "
+            "caches are local"
+        )
     try:
         return Path(str(path).removeprefix("file://")).expanduser()
     except RuntimeError as error:
