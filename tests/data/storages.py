@@ -89,11 +89,12 @@ class WebServer:
                     outer.asked[self.command] += 1
                     fails = outer.faults.due()
                 name = self.path.lstrip("/")
-                if fails or name not in outer.files:
+                data = outer.files.get(name, outer.index(name))
+                if fails or data is None:
                     self.send_response(outer.status if fails else 404)
                     self.send_header("Content-Length", "0")
                     return self.end_headers()
-                data, status = outer.files[name], 200
+                status = 200
                 etag = f'"{hash(data)}"'
                 part = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
                 if part and outer.ranges:
@@ -117,6 +118,13 @@ class WebServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def index(self, folder):
+        """The page of a folder, as web servers write it; None if there is none."""
+        prefix = folder.rstrip("/") + "/" if folder else ""
+        below = [name.removeprefix(prefix) for name in self.files if name.startswith(prefix)]
+        links = {name.partition("/")[0] + ("/" if "/" in name else "") for name in below}
+        return "".join(f'<a href="{link}">{link}</a>' for link in sorted(links)).encode() if links else None
 
     def __enter__(self):
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

@@ -120,12 +120,15 @@ def test_a_listing_is_read_once_and_says_how_to_have_it_again(photos, storage, o
     assert len(Folder("flaky://bucket/photos")) == 13
 
 
-@pytest.mark.parametrize("path", ["flaky://bucket/s-*.tar", "flaky://bucket/s-{000..001}.tar", "flaky://bucket/"])
+@pytest.mark.parametrize(
+    "path", ["flaky://bucket/s-*.tar", "flaky://bucket/s-{000..001}.tar", "flaky://bucket", "flaky://*cket/*"]
+)
 def test_remote_shards_are_the_local_ones(storage, tmp_path, shards, path):
     for name, data in shards.items():
         (tmp_path / name).write_bytes(data)
         storage.pipe(f"/bucket/{name}", data)
-    Flaky.begin(Faults(0.3, seed=2))
+    storage.pipe("/bucket/below/s-002.tar", b"another")
+    Flaky.begin(Faults(0.5, seed=2))
     images, local = Shards(path), Shards(str(tmp_path / "s-*.tar"))
     assert torch.equal(images.labels, local.labels) and images.describe(7) == local.describe(7)
     assert images.place(7) == "7.png in flaky:///bucket/s-001.tar"
@@ -251,6 +254,11 @@ def test_storage_of_an_unknown_kind(monkeypatch):
     monkeypatch.setitem(known_implementations, "far", {"class": "no_such_package.Far", "err": "Install it"})
     with pytest.raises(UserError, match="far://a needs a package that is not installed: pip install no_such_package"):
         Folder("far://a")
+    monkeypatch.setitem(
+        known_implementations, "near", {"class": "fsspec.implementations.near.Near", "err": "Install near5"}
+    )
+    with pytest.raises(UserError, match="near://a needs a package that is not installed: Install near5"):
+        Folder("near://a")
     with pytest.raises(UserError, match="nope in nope://a/b.tar is not a kind of storage that fsspec knows"):
         Shards("nope://a/b.tar")
     with pytest.raises(UserError, match="the folder memory://nothing does not exist"):
@@ -294,6 +302,16 @@ def test_shards_from_a_web_server_that_fails_and_delays(shards, tmp_path, monkey
         server.faults, server.status = Faults(1.0, in_a_row=99), 403
         with pytest.raises(UserError, match="is refused"):
             images.encoded(0)
+
+
+def test_folders_of_a_web_server(photos, shards):
+    local = Folder(str(photos))
+    files = {f"photos/{path.relative_to(photos)}": path.read_bytes() for path in photos.rglob("*.*")}
+    with WebServer(files | {f"s/{name}": data for name, data in shards.items()}, Faults(0.3, seed=6)) as server:
+        images = Folder(f"{server.url}/photos")
+        assert images.names == local.names and torch.equal(images.labels, local.labels)
+        assert images.encoded_size(3) == local.encoded_size(3) and same_epoch(images, local, 2)
+        assert len(Shards(f"{server.url}/s/")) == 12
 
 
 def test_a_web_server_that_sends_whole_files_only(shards, own_cache):

@@ -60,7 +60,7 @@ def file_system(url: str) -> tuple[Any, str]:
             get_filesystem_class(protocol)
         except ImportError as error:
             package = known_implementations.get(protocol, {}).get("class", "").split(".")[0]
-            raise UserError(missing_package(url, error, None if package == "fsspec" else package or None)) from error
+            raise UserError(missing_package(url, error, "" if package == "fsspec" else package)) from error
         except ValueError:
             raise UserError(
                 f"{protocol} in {url} is not a kind of storage that fsspec knows: give an address such as s3://bucket/folder, "

@@ -23,15 +23,15 @@ def remote_files(pattern: str, ending: str, cache: RemoteCache) -> list[RemoteFi
     """
     absent = f"there is no file {pattern}: give a file, a folder, or a pattern such as 's3://bucket/folder/*{ending}'"
     system, path = file_system(pattern)
-    is_folder = answered(pattern, lambda: system.isdir(path), absent) if not path.endswith(ending) else False
-    magic = re.search(r"\*" if pattern.startswith("http") else r"[*?\[]", path)
-    if magic:
+    if magic := re.search(r"\*" if pattern.startswith("http") else r"[*?\[]", path):
         base = path[: magic.start()].rpartition("/")[0]
         infos = _below(pattern, base, path[len(base) + 1 :].split("/"), absent)
-    elif is_folder or pattern.endswith("/"):
-        infos = _below(pattern, path, [f"*{ending}"], absent)
     else:
-        infos = [answered(pattern, lambda: file_system(pattern)[0].info(path), absent)]
+        infos = [{"name": path, "type": "directory"}]
+        if not pattern.endswith("/"):  # which is how a web server's folders are told from its files
+            infos = [answered(pattern, lambda: file_system(pattern)[0].info(path), absent)]
+        if infos[0]["type"] == "directory":
+            infos = _below(pattern, path, [f"*{ending}"], absent)
     if not infos:
         raise UserError(absent)
     named = [(system.unstrip_protocol(info["name"]), info) for info in _with_sizes(pattern, infos)]

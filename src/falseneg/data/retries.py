@@ -101,10 +101,9 @@ def _lasting(place: str, error: BaseException, absent: str) -> str | None:
     return None
 
 
-def missing_package(place: str, error: ImportError, package: str | None = None) -> str:
-    """The sentence about storage of a kind that nothing installed can read."""
-    name = package or (error.name or "").split(".")[0]
-    how = f"pip install {name}" if name else reason_of(error)
+def missing_package(place: str, error: ImportError, package: str = "") -> str:
+    """The sentence about storage of a kind that nothing installed can read; without its name, fsspec's own words."""
+    how = f"pip install {package}" if package else reason_of(error)
     return f"{place} needs a package that is not installed: {how}"
 
 
