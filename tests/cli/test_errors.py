@@ -47,6 +47,8 @@ WRONG = {
     "pretrain --data Digits --loggers nonsense --out o": ["loggers", "tensorboard, wandb"],
     "compare --minutes 5 --epochs 3 --out o": ["--minutes sets the epochs"],
     "compare --minutes 0 --out o": ["--minutes is 0", "more than 0"],
+    "pretrain --data s3://bucket/photos --out o": ["--data Folder --data.root s3://bucket/photos"],
+    "pretrain --data s3://bucket/a-*.tar --out o": ["--data Shards --data.path 's3://bucket/a-*.tar'"],
     "pretrain --data Foldr --data.root x --out o": ["Foldr", "Folder"],
     "pretrain --data Folder --data.rot x --out o": ["--data.rot", "root"],
     "pretrain --data Folder --out o": ["--data.root"],

@@ -147,8 +147,8 @@ def test_bad_files(tmp_path, write, encode, picture):
         Parquet(str(tmp_path / "a.parquet"))
     with pytest.raises(UserError, match=r"holds no \.parquet files"):
         Parquet(str(tmp_path))
-    with pytest.raises(UserError, match="not a local file"):
-        Parquet("https://example.org/a.parquet")
+    with pytest.raises(UserError, match="is not a file: copy it to one first"):
+        Parquet("pipe:cat a.parquet")
     with pytest.raises(UserError, match="at least one"):
         Parquet([])
     (tmp_path / "text.parquet").write_text("no parquet at all, only some text")

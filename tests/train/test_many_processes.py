@@ -85,7 +85,8 @@ def alone(tmp_path_factory):
     return folder
 
 
-def assert_alike(one, other, tolerance=1e-6):
+def assert_alike(one, other):
+    """Weights within 1e-6; what is kept of each image, in float32, whose rounding temperatures' steps multiply, within 1e-5."""
     first, second = (torch.load(each / "checkpoints" / "last.pt", weights_only=True) for each in (one, other))
     start = run_of().method.state_dict()
     moved = [float((value - start[name]).abs().max()) for name, value in weights(one).items() if name in start]
@@ -93,6 +94,7 @@ def assert_alike(one, other, tolerance=1e-6):
     for part in ("method", "criterion"):
         assert first[part].keys() == second[part].keys()
         for name, value in first[part].items():
+            tolerance = 1e-6 if part == "method" else 1e-5
             same = torch.allclose(second[part][name], value, rtol=tolerance, atol=tolerance, equal_nan=True)
             assert same, (name, float((second[part][name].double() - value.double()).abs().max()))
 
@@ -162,7 +164,9 @@ def test_a_run_goes_on_with_other_processes(launch, tmp_path, method, form):
     mine, theirs = (read_metrics(tmp_path / name) for name in ("alone", "run"))
     for one, other in zip(mine, theirs, strict=True):
         if one["kind"] == "epoch":
-            assert one["precision"] == pytest.approx(other["precision"]) and one["loss"] == pytest.approx(other["loss"])
+            assert one.get("precision") == pytest.approx(other.get("precision")) and one["loss"] == pytest.approx(
+                other["loss"]
+            )
 
 
 @pytest.mark.slow
@@ -172,9 +176,8 @@ def test_killed_many_times_with_other_processes_between(begin, tmp_path, seed):
     draw = random.Random(seed)
     method, form = draw.choice([("SimCLR", "FNC"), ("MoCo", "FNC"), ("SimCLR", "GloFND"), ("SimCLR", "IFND")])
     options = {"method": method, "form": form, "batch_size": 20, "checkpoint_every": "1 steps"}
-    began = time.monotonic()
     fit(run_of(**options), tmp_path / "alone")
-    seconds, folder, killed, noted = time.monotonic() - began, tmp_path / "run", 0, []
+    folder, killed, noted = tmp_path / "run", 0, []
     for attempt in range(9):
         world = draw.choice([1, 2, 3])
         resume = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
@@ -182,7 +185,8 @@ def test_killed_many_times_with_other_processes_between(begin, tmp_path, seed):
         own = noted[-1]
         processes = begin(folder, world, different=lambda rank: {"rows": own[rank]}, resume=resume, **options)  # noqa: B023
         if attempt < 8:
-            time.sleep(draw.uniform(0.5, 1.5 * seconds * world))
+            wait_for_lines(own[0], draw.choice([0, 0, 1, 1, 2, 3]), processes)
+            time.sleep(draw.uniform(0, 0.2))
             number, all_of_them = draw.choice([signal.SIGKILL, signal.SIGTERM]), draw.random() < 0.5
             for each in processes if all_of_them else [draw.choice(processes)]:
                 killed += each.exitcode is None
@@ -196,6 +200,14 @@ def test_killed_many_times_with_other_processes_between(begin, tmp_path, seed):
         line["kind"] for line in read_metrics(tmp_path / "alone")
     ]
     assert rows_of(noted) == batches_of_one(96, 20, 3)
+
+
+def wait_for_lines(path, number, processes):
+    """Until a process has begun that many steps, or ended."""
+    while all(each.is_alive() for each in processes):
+        if path.exists() and len(path.read_text().splitlines()) >= number:
+            return
+        time.sleep(0.01)
 
 
 class Damage:

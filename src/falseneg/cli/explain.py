@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,7 @@ def _what(rest: str, keys: list[str], class_path: str, owner: type, options: lis
             f"repeat the command with --trust {match[1]}"
         )
     if _NO_CLASS.match(rest):
-        given = class_path or rest.rsplit(":", 1)[-1].strip()
+        given = class_path or rest.rsplit(": ", 1)[-1].strip()
         return _no_class(given, rest, option, list(class_names(owner, keys[-1])) if keys else [])
     holder = _find(class_path) or owner
     if _ABSTRACT.match(rest):
@@ -109,7 +110,7 @@ def _what(rest: str, keys: list[str], class_path: str, owner: type, options: lis
 
 def _no_class(given: str, rest: str, option: str, names: list[str]) -> str:
     base = given.rsplit(".", 1)[-1]
-    if option == "--data" and (meant := _source_at(Path(given))) is not None:
+    if option == "--data" and (meant := _source_at(given)) is not None:
         return f"--data takes a kind of data set, but {given} is a path; give {meant}"
     if given.lower() in _PAPERS and _PAPERS[given.lower()][0] in names:
         detector, variant = _PAPERS[given.lower()]
@@ -128,11 +129,15 @@ def _no_class(given: str, rest: str, option: str, names: list[str]) -> str:
     )
 
 
-def _source_at(path: Path) -> str | None:
-    """The options that take a data set from that path; None if nothing is there."""
-    if path.is_dir():
-        return f"--data Folder --data.root {path}"
-    kinds = {".parquet": "Parquet --data.path", ".tar": "Shards --data.path"}
+def _source_at(given: str) -> str | None:
+    """The options that take a data set from that path; None if nothing is there. Remote storage is not asked."""
+    from falseneg.data.remote import is_remote
+
+    path, kinds = Path(given), {".parquet": "Parquet --data.path", ".tar": "Shards --data.path"}
+    if is_remote(given) and path.suffix in kinds:
+        return f"--data {kinds[path.suffix]} {shlex.quote(given)}"
+    if is_remote(given) or path.is_dir():
+        return f"--data Folder --data.root {given if is_remote(given) else path}"
     return f"--data {kinds.get(path.suffix, 'FileList --data.path')} {path}" if path.is_file() else None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from falseneg.data.storage import kept
+from falseneg.data.storage import File, kept
 from falseneg.errors import UserError
 from falseneg.foreign import check_unpacked, listed
 from falseneg.foreign.parquet import unpacked_sizes
@@ -36,7 +36,7 @@ class Column:
         UserError: a file is not Parquet, is damaged, or unpacks to too much.
     """
 
-    def __init__(self, files: Sequence[Path], name: str, cache: str | None, convert: Callable[[Any], Any]) -> None:
+    def __init__(self, files: Sequence[File], name: str, cache: str | None, convert: Callable[[Any], Any]) -> None:
         self._files, self._name, self._cache, self._convert = files, name, cache, convert
         self._chunks: list[Any] | None = None
         self._in_memory = stored_size(files, name) <= IN_MEMORY
@@ -119,7 +119,7 @@ def are_texts(kind: Any) -> bool:
     return any(each(kind) for each in known)
 
 
-def stored_size(files: Sequence[Path], name: str) -> int:
+def stored_size(files: Sequence[File], name: str) -> int:
     """How many bytes a column has in all files, uncompressed, as these tell it."""
     import pyarrow.parquet as pq
 
@@ -139,7 +139,7 @@ def _leaf(metadata: Any, name: str) -> str:
     return name if name in paths else next((path for path in paths if path.startswith(f"{name}.")), name)
 
 
-def arrays(files: Sequence[Path], column: str) -> Iterator[Any]:
+def arrays(files: Sequence[File], column: str) -> Iterator[Any]:
     """The values of a column in arrays of a few hundred, so that never a whole file is held.
 
     Raises:
@@ -170,7 +170,7 @@ def arrays(files: Sequence[Path], column: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def reading(files: Sequence[Path]) -> Iterator[None]:
+def reading(files: Sequence[File]) -> Iterator[None]:
     """Says in one sentence that files are not Parquet, or are damaged."""
     import pyarrow as pa
 
@@ -181,7 +181,7 @@ def reading(files: Sequence[Path]) -> Iterator[None]:
         raise UserError(f"{listed(files)} cannot be read as Parquet ({reason}): give whole Parquet files") from error
 
 
-def _mapped(file: Path) -> list[Any]:
+def _mapped(file: File) -> list[Any]:
     import pyarrow as pa
 
     chunks: list[Any] = pa.ipc.open_file(pa.memory_map(str(file))).read_all().column(0).chunks

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from falseneg.data.image_set import EncodedSet, encode_labels
+from falseneg.data.remote import fetch, is_remote
+from falseneg.data.remote_folder import RemoteFolder
 from falseneg.data.storage import expanded
 from falseneg.errors import UserError
 
@@ -29,7 +31,9 @@ class FileSet(EncodedSet):
         names: the name of each file, relative to the folder or absolute.
     """
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
+    _remote: RemoteFolder | None = None
+
+    def __init__(self, root: Path | str, names: Sequence[str]) -> None:
         self.root = root
         self.names = names
 
@@ -43,13 +47,21 @@ class FileSet(EncodedSet):
         return os.path.join(self.root, self.names[row])
 
     def encoded(self, row: int) -> bytes:
+        if self._remote is not None:
+            return self._remote[row].read()
         try:
             with open(self.place(row), "rb") as file:
                 return file.read()
         except OSError as error:
             raise _gone(self.place(row), error) from error
 
+    def fetch(self, rows: Sequence[int]) -> None:
+        if self._remote is not None:
+            fetch((self._remote[row], 0, self._remote.size(row)) for row in rows)
+
     def encoded_size(self, row: int) -> int:
+        if self._remote is not None:
+            return self._remote.size(row)
         try:
             return os.stat(self.place(row)).st_size
         except OSError as error:
@@ -63,16 +75,29 @@ def _gone(place: str, error: OSError) -> UserError:
 class Folder(FileSet):
     """The image files below a folder, however deep; links are followed, hidden files and other files are ignored.
 
+    The folder may lie on remote storage that fsspec reaches: it is listed once, and images are copied here as they are read.
+
     If all images lie in sub-folders, and those are at least two, each sub-folder directly below the root is a class,
     in sorted order. Otherwise the images are unlabelled.
 
     Args:
         root: the folder. Images are files that end in avif, bmp, gif, heic, heif, hif, jfif, jpe, jpeg, jpg, pbm, pgm,
             png, pnm, ppm, tif, tiff or webp. HEIC, the format of many phones, needs the package pillow-heif, which is an
-            extra: falseneg[heic].
+            extra: falseneg[heic]. Or an address, such as s3://bucket/photos.
+        cache: of a remote folder, where its listing and the copies of images go; default: falseneg in the user's cache
+            folder.
+
+    Raises:
+        UserError: there is no such folder, it holds no images, or it cannot be read.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, cache: str | None = None) -> None:
+        if is_remote(root):
+            self._remote = RemoteFolder(root, EXTENSIONS, cache)
+            super().__init__(root, self._remote.names)
+            self._label_by_folder(root)
+            self.note = "; ".join(filter(None, (self.note, self._remote.note)))
+            return
         folder = expanded(root)
         if folder.is_file():
             raise UserError(

@@ -50,6 +50,9 @@ class ImageSet(Dataset[tuple[Tensor, int, int]]):
         """The image, with its sides divided by up to `reduction(height, width)` where that takes less time."""
         return self.image(row)
 
+    def fetch(self, rows: Sequence[int]) -> None:
+        """Told which images are read next, so that what lies far away can be brought here, all at once; raises nothing."""
+
     def load(self, row: int) -> Decoded:
         """The image, and what had to be converted."""
         return Decoded(self.image(row), ())
@@ -163,6 +166,9 @@ class Subset(ImageSet):
 
     def reduced(self, row: int, reduction: Reduction) -> Tensor:
         return self.image_set.reduced(int(self.rows[row]), reduction)
+
+    def fetch(self, rows: Sequence[int]) -> None:
+        self.image_set.fetch([int(self.rows[row]) for row in rows])
 
     def load(self, row: int) -> Decoded:
         return self.image_set.load(int(self.rows[row]))

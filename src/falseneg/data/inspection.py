@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from falseneg.data.captions import CaptionFindings, look_at_captions
 from falseneg.data.decoding import NEEDED
 from falseneg.data.image_set import ImageSet, Subset
-from falseneg.data.loader import batches_of, worker_options
+from falseneg.data.workers import IDLE, at_row, batches_of, worker_options
 from falseneg.errors import UserError
 
 Progress = Callable[[str, int, int], None]
@@ -207,8 +207,15 @@ class _Scan(Dataset[Finding]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, position: int) -> Finding:
-        row = int(self.rows[position])
+    def __getitems__(self, positions: list[int]) -> list[Finding]:
+        rows = [int(self.rows[position]) for position in positions]
+        self.image_set.fetch(rows)
+        found = [self._look(row) for row in rows]
+        at_row(IDLE)
+        return found
+
+    def _look(self, row: int) -> Finding:
+        at_row(row)
         try:
             image, conversions = self.image_set.load(row)
         except UserError as error:
@@ -217,7 +224,8 @@ class _Scan(Dataset[Finding]):
 
 
 def _scan(image_set: ImageSet, rows: np.ndarray, workers: int, progress: Progress | None) -> Iterator[Finding]:
-    loader = DataLoader(_Scan(image_set, rows), _CHUNK, collate_fn=list, **worker_options(workers))
+    scan = _Scan(image_set, rows)
+    loader = DataLoader(scan, _CHUNK, collate_fn=list, **worker_options(scan, workers))
     done = 0
     for findings in batches_of(loader):
         yield from findings

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from falseneg.batch import Batch
 from falseneg.data.image_set import ImageSet
 from falseneg.data.views import Augmentation, kernels, view_generator_seed
+from falseneg.data.workers import IDLE, at_row, batches_of, handed_over, worker_options
 from falseneg.errors import UserError
 
-T = TypeVar("T")
 _ORDER = -1  # the "row" of the seed that shuffles an epoch
 _APART = 2**20  # the "views" between the seeds of two streams
 _READING = 2**32  # the "view" of the seed under which an image is read
 _CAPTIONS = _READING + 1  # and of the one that orders its captions
 _READ_AHEAD = 2**21  # bytes of images that are held before their views are made
-_DEAD_WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)", re.DOTALL)
-
-
-_FULL = (
-    "shared memory (/dev/shm), through which data-loading processes pass their batches, is full: enlarge it "
-    "(docker run --shm-size 8g), or use fewer workers (--workers), smaller views or a smaller batch"
-)
 
 
 class ViewSample(NamedTuple):
@@ -112,10 +103,12 @@ class ViewSet(Dataset[ViewSample]):
 
     def _samples(self, keys: Sequence[tuple[int, int]]) -> list[ViewSample]:
         state = torch.get_rng_state()
+        self.image_set.fetch([row for _, row in keys])
         try:
             return [self._sample(*each) for group in self._read(keys) for each in group]
         finally:
             torch.set_rng_state(state)
+            at_row(IDLE)
 
     def _read(self, keys: Sequence[tuple[int, int]]) -> Iterator[list[tuple[Tensor, int, int]]]:
         """Images with their epochs and rows, as many as one should hold at a time.
@@ -126,6 +119,7 @@ class ViewSet(Dataset[ViewSample]):
         group: list[tuple[Tensor, int, int]] = []
         held = 0
         for epoch, row in keys:
+            at_row(row)
             _seed(view_generator_seed(self.seed, epoch, row, _READING))  # in case the data set draws numbers, too
             image = self.image_set.reduced(row, self._reduction)
             group.append((image, epoch, row))
@@ -141,6 +135,7 @@ class ViewSet(Dataset[ViewSample]):
         return min(each.reduction(height, width) if isinstance(each, Augmentation) else 1 for each in makers)
 
     def _sample(self, image: Tensor, epoch: int, row: int) -> ViewSample:
+        at_row(row)
         made: dict[str, list[Tensor]] = {}
         with torch.inference_mode():  # less to do around every operation
             for place, (name, makers) in enumerate(self.streams.items()):
@@ -189,21 +184,6 @@ def collate(samples: list[ViewSample] | UserError) -> Batch | UserError:
     names = samples[0].streams
     batch = Batch(index, {name: torch.stack([sample.streams[name] for sample in samples]) for name in names})
     return handed_over(batch, batch.index, *batch.streams.values())
-
-
-def handed_over(batch: T, *tensors: Tensor) -> T | UserError:
-    """The batch; in a worker its tensors go into shared memory, and where that is full it is an error instead.
-
-    Left to torch it would be one in the thread that sends batches, and who waits for them would wait for ever.
-    """
-    if get_worker_info() is None:
-        return batch
-    try:
-        for tensor in tensors:
-            tensor.share_memory_()
-    except (RuntimeError, OSError):
-        return UserError(_FULL)
-    return batch
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
@@ -270,49 +250,13 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             yield [(epoch, row) for row in images[self.rank :: self.world].tolist()]
 
 
-def worker_options(workers: int) -> dict[str, Any]:
-    """Arguments of a `DataLoader` that loads with this many processes.
-
-    On Linux they are forked, in a process of a fork server too: there they would otherwise each import everything
-    anew. A generator of its own keeps the loader from moving the global one.
-    """
-    forked = workers and sys.platform == "linux"
-    return {
-        "num_workers": workers,
-        "multiprocessing_context": "fork" if forked else None,
-        "generator": torch.Generator(),
-    }
-
-
 class ViewLoader(DataLoader):
     """A `DataLoader` of `Batch`es that raises a worker's `UserError` as that one sentence. Made by `view_loader`."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        if getattr(self._iterator, "_shutdown", False):  # after an error
+            self._iterator = None
         return batches_of(super().__iter__())
-
-
-def batches_of(loaded: Iterable[T | UserError]) -> Iterator[T]:
-    """What a `DataLoader` gives, with the errors of its workers in one sentence.
-
-    Args:
-        loaded: batches; instead of one that could not be made, the error, for torch would bury it in a traceback.
-
-    Raises:
-        UserError: a batch could not be made, or a worker was killed.
-    """
-    try:
-        for batch in loaded:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-    except RuntimeError as error:
-        if not _DEAD_WORKER.search(str(error)):
-            raise
-        hint = " (shared memory is full)" if "shared memory" in str(error) else ""
-        raise UserError(
-            f"a data-loading process was killed{hint}, most likely because memory ran out: use fewer workers, smaller "
-            f"views or a smaller batch"
-        ) from error
 
 
 def view_loader(
@@ -335,7 +279,7 @@ def view_loader(
     return ViewLoader(
         view_set,
         batch_sampler=sampler,
-        **worker_options(workers),
+        **worker_options(view_set, workers),
         collate_fn=collate,
         pin_memory=torch.device(device).type == "cuda",
         **options,

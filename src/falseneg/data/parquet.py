@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from falseneg.data.arrow_column import Column, are_texts, arrays, as_bytes, as_texts, reading
 from falseneg.data.captions import as_captions
 from falseneg.data.image_set import EncodedSet, encode_labels
 from falseneg.data.messages import unknown
-from falseneg.data.storage import local_files
+from falseneg.data.storage import File, check_fits, data_files
 from falseneg.errors import UserError
 from falseneg.foreign import listed
 
@@ -50,7 +49,8 @@ class Parquet(EncodedSet):
     ) -> None:
         import pyarrow.parquet as pq
 
-        self.files = local_files(path, ".parquet")
+        self.files = data_files(path, ".parquet", cache)
+        check_fits(self.files)
         with reading(self.files):
             image_column = _image_column(self.files, image)
             label_column = _label_column(self.files, label)
@@ -95,7 +95,7 @@ class Parquet(EncodedSet):
         return f"row {row} of {listed(self.files)}"
 
 
-def _image_column(files: Sequence[Path], image: str) -> str:
+def _image_column(files: Sequence[File], image: str) -> str:
     """The column to read, with the field for a structure."""
     import pyarrow as pa
 
@@ -112,7 +112,7 @@ def _image_column(files: Sequence[Path], image: str) -> str:
     return column
 
 
-def _label_column(files: Sequence[Path], label: str | None) -> str | None:
+def _label_column(files: Sequence[File], label: str | None) -> str | None:
     import pyarrow as pa
 
     if label is None:
@@ -129,7 +129,7 @@ def _label_column(files: Sequence[Path], label: str | None) -> str | None:
     return label
 
 
-def _caption_column(files: Sequence[Path], caption: str | None) -> str | None:
+def _caption_column(files: Sequence[File], caption: str | None) -> str | None:
     if caption is None:
         return None
     for file in files:
@@ -144,7 +144,7 @@ def _caption_column(files: Sequence[Path], caption: str | None) -> str | None:
     return caption
 
 
-def _kind(file: Path, column: str, absent_is_fine: bool = False) -> Any:
+def _kind(file: File, column: str, absent_is_fine: bool = False) -> Any:
     """The type of a column; None if it may be absent, and is."""
     import pyarrow.parquet as pq
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import mmap
-import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ import numpy as np
 from falseneg.data.captions import LEAVE_OUT, MOST_BYTES, as_captions
 from falseneg.data.image_set import EncodedSet, encode_labels
 from falseneg.data.messages import unknown
-from falseneg.data.storage import kept, local_files
+from falseneg.data.remote import RemoteFile, fetch
+from falseneg.data.storage import File, data_files, kept
 from falseneg.errors import UserError
 from falseneg.foreign import listed
 from falseneg.foreign.text import MOST_JSON
@@ -40,7 +40,7 @@ class _Found:
     fields: frozenset[str] = frozenset()
     left_out: int = 0
     repeated: int = 0
-    without_end: list[Path] = field(default_factory=list)
+    without_end: list[File] = field(default_factory=list)
 
     def sentences(self, endings: Sequence[str]) -> list[str]:
         said = []
@@ -83,7 +83,7 @@ class Shards(EncodedSet):
         caption: str | None = _CAPTION_FILE,
         cache: str | None = None,
     ) -> None:
-        self.files = local_files(path, ".tar")
+        self.files = data_files(path, ".tar", cache)
         self._endings = [ending.lower().lstrip(".") for ending in images]
         self._label, self._captions_in = label, caption if caption in (None, _CAPTION_FILE) else _FIELDS_FILE
         self._field = caption if self._captions_in == _FIELDS_FILE else None
@@ -130,7 +130,7 @@ class Shards(EncodedSet):
                 note=np.array("; ".join(found.sentences(self._endings))),
             )
 
-    def _read_label(self, tar: tarfile.TarFile, members: Members, file: Path) -> Any:
+    def _read_label(self, tar: tarfile.TarFile, members: Members, file: File) -> Any:
         holder = members.get(_LABEL_FILE if self._label == _LABEL_FILE else _FIELDS_FILE)
         if self._label is None or holder is None:
             return None
@@ -170,8 +170,11 @@ class Shards(EncodedSet):
         return len(self._names)
 
     def _read(self, row: int, offset: int, size: int) -> bytes:
+        file = self.files[self._shard[row]]
+        if isinstance(file, RemoteFile):
+            return file.read(offset, size)
         try:
-            with open(self.files[self._shard[row]], "rb") as stream:
+            with open(file, "rb") as stream:
                 stream.seek(offset)
                 return stream.read(size)
         except OSError as error:
@@ -181,6 +184,10 @@ class Shards(EncodedSet):
 
     def encoded(self, row: int) -> bytes:
         return self._read(row, int(self._offset[row]), int(self._size[row]))
+
+    def fetch(self, rows: Sequence[int]) -> None:
+        places = ((self.files[self._shard[row]], int(self._offset[row]), int(self._size[row])) for row in rows)
+        fetch((file, offset, size) for file, offset, size in places if isinstance(file, RemoteFile))
 
     def captions(self, row: int) -> tuple[str, ...]:
         size, place = int(self._text_size[row]), self.place(row)
@@ -198,18 +205,18 @@ class Shards(EncodedSet):
         return str(self._names[row])
 
     def place(self, row: int) -> str:
-        return f"{self._names[row]} in {os.fspath(self.files[self._shard[row]])}"
+        return f"{self._names[row]} in {self.files[self._shard[row]]}"
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> Iterator[tuple[tarfile.TarFile, mmap.mmap]]:
+def _opened(file: File) -> Iterator[tuple[tarfile.TarFile, mmap.mmap]]:
     """A tar file and its content, with one sentence for whatever is wrong with it."""
     try:
         # Mapped, because a header that claims more than the file holds then gets what there is, and no more memory.
         with (
             open(file, "rb") as stream,
             mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
-            tarfile.open(os.fspath(file), "r:", fileobj=content) as tar,  # type: ignore[call-overload]
+            tarfile.open(str(file), "r:", fileobj=content) as tar,  # type: ignore[call-overload]
         ):
             yield tar, content
     except (UserError, MemoryError):
@@ -222,7 +229,7 @@ def _opened(file: Path) -> Iterator[tuple[tarfile.TarFile, mmap.mmap]]:
         ) from error
 
 
-def _samples(tar: tarfile.TarFile, content: mmap.mmap, file: Path, found: _Found) -> Iterable[Members]:
+def _samples(tar: tarfile.TarFile, content: mmap.mmap, file: File, found: _Found) -> Iterable[Members]:
     """The members of each sample, in the order of their first ones."""
     samples: dict[str, Members] = {}
     for member in tar:
@@ -275,7 +282,7 @@ def _check_member(member: tarfile.TarInfo, length: int) -> None:
         raise tarfile.TarError(f"{member.name} claims {member.size:,} bytes and is not stored whole")
 
 
-def _read_index(file: Path) -> dict[str, np.ndarray]:
+def _read_index(file: File) -> dict[str, np.ndarray]:
     with np.load(file, allow_pickle=False) as index:
         return {
             name: index[name]

@@ -1,4 +1,4 @@
-"""Local files that are named by pattern, and a place for what is worked out from them once."""
+"""Files that are named by pattern, here or on remote storage, and a place for what is worked out from them once."""
 
 from __future__ import annotations
 
@@ -6,37 +6,45 @@ import contextlib
 import glob
 import hashlib
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from falseneg.data.remote import RemoteFile, at_once, is_remote
+from falseneg.data.remote_cache import VARIABLE, RemoteCache, bound
+from falseneg.data.remote_listing import remote_files
 from falseneg.errors import UserError
+from falseneg.foreign import listed
 
+File = Path | RemoteFile
 T = TypeVar("T")
 _LOG = logging.getLogger("falseneg")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def local_files(path: str | Sequence[str], ending: str) -> list[Path]:
+def data_files(path: str | Sequence[str], ending: str, cache: str | None = None) -> list[File]:
     """The files that are meant: files, folders of files, patterns with * and ?, number ranges such as {00000..00012}.
 
     Args:
-        path: one of these, or several.
+        path: one of these, or several; each a path of this machine, or an address such as s3://bucket/train-*.tar.
         ending: what the files of a folder must end in, such as ".tar".
+        cache: the folder for copies of remote files; None for the user's cache folder.
 
     Returns:
         the files, those of a folder or pattern in sorted order.
 
     Raises:
-        UserError: nothing is found, or the path is not a local one.
+        UserError: nothing is found, or remote storage cannot be reached.
     """
     wanted = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-    files = [file for one in wanted for pattern in _without_ranges(str(one)) for file in _matching(pattern, ending)]
-    if not files:
+    patterns = [pattern for one in wanted for pattern in _without_ranges(str(one))]
+    if not patterns:
         raise UserError("no file was given: give at least one")
-    return files
+    found = at_once(lambda pattern: _matching(pattern, ending, cache), patterns)
+    return [file for files in found for file in files]
 
 
 def _without_ranges(pattern: str) -> list[str]:
@@ -50,9 +58,11 @@ def _without_ranges(pattern: str) -> list[str]:
     return [each for one in rest for each in _without_ranges(one)]
 
 
-def _matching(pattern: str, ending: str) -> list[Path]:
-    if re.match(r"[a-z0-9+]+://|pipe:", pattern):
-        raise UserError(f"{pattern!r} is not a local file: copy it here first, for rows are read in random order")
+def _matching(pattern: str, ending: str, cache: str | None) -> Sequence[File]:
+    if pattern.startswith("pipe:"):
+        raise UserError(f"{pattern!r} is not a file: copy it to one first, for rows are read in random order")
+    if is_remote(pattern):
+        return remote_files(pattern, ending, remote_cache(cache))
     place = expanded(pattern)
     if place.is_file():
         return [place]
@@ -67,13 +77,39 @@ def _matching(pattern: str, ending: str) -> list[Path]:
     return found
 
 
-def fingerprint(files: Sequence[Path]) -> str:
-    """Changes when one of the files does: sizes and times of the last change."""
-    return repr([(status.st_size, status.st_mtime_ns) for status in map(os.stat, files)])
+def remote_cache(folder: str | None) -> RemoteCache:
+    """Where copies of remote files go: below the folder, or the user's cache folder."""
+    return RemoteCache((expanded(folder) if folder else _cache_folder()) / "remote")
+
+
+def check_fits(files: Sequence[File]) -> None:
+    """Refuse remote files that are read whole, again and again, and are together too large for the cache.
+
+    Raises:
+        UserError: they are.
+    """
+    size = sum(file.size for file in files if isinstance(file, RemoteFile))
+    if size > bound():
+        raise UserError(
+            f"{listed(files)} has {size / 1e9:.1f} GB, and copies of remote files may take {bound() / 1e9:g} GB: set "
+            f"{VARIABLE} to {math.ceil(size / 1e9)} or more, or store the images as tar shards, of which parts are read"
+        )
+
+
+def fingerprint(files: Sequence[File]) -> str:
+    """Changes when one of the files does: sizes and times of the last change, or what remote storage tells instead."""
+    return repr([_state(file) for file in files])
+
+
+def _state(file: File) -> tuple[int, int | str]:
+    if isinstance(file, RemoteFile):
+        return file.size, file.version
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns
 
 
 def kept(
-    name: str, files: Sequence[Path], folder: str | None, build: Callable[[Path], None], load: Callable[[Path], T]
+    name: str, files: Sequence[File], folder: str | None, build: Callable[[Path], None], load: Callable[[Path], T]
 ) -> T:
     """Load what was worked out from files before, or work it out now and keep it.
 
@@ -89,7 +125,7 @@ def kept(
     """
     place = expanded(folder) if folder else _cache_folder()
     stem, ending = os.path.splitext(name)
-    identity = f"{stem.split('|')[0]}-{_digest(repr([str(file.absolute()) for file in files]) + stem)}"
+    identity = f"{stem.split('|')[0]}-{_digest(repr([_address(file) for file in files]) + stem)}"
     target = place / f"{identity}-{_digest(fingerprint(files))}{ending}"
     if target.exists():
         try:
@@ -115,6 +151,10 @@ def kept(
     return load(target)
 
 
+def _address(file: File) -> str:
+    return str(file) if isinstance(file, RemoteFile) else str(file.absolute())
+
+
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     try:
@@ -126,13 +166,18 @@ def _cache_folder() -> Path:
 
 
 def expanded(path: str | Path) -> Path:
-    """A path with its leading ~ replaced by the home folder.
+    """A path of this machine, with its leading ~ replaced by the home folder.
 
     Raises:
-        UserError: there is none, as for a user of a container who is not in its list of users.
+        UserError: there is none, as for a user of a container who is not in its list of users; or it is a remote address.
     """
+    if is_remote(path):
+        raise UserError(
+            f"{path} must be a path of this machine: Folder, Shards and Parquet read remote storage, other data sets, lists and "
+            "caches are local"
+        )
     try:
-        return Path(path).expanduser()
+        return Path(str(path).removeprefix("file://")).expanduser()
     except RuntimeError as error:
         raise UserError(
             f"{path} cannot be found, for no home folder is known: set HOME, or give a full path"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from falseneg.data.loader import batches_of, handed_over, worker_options
+from falseneg.data.workers import IDLE, at_row, batches_of, handed_over, worker_options
 from falseneg.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def feature_batches(
     if len(image_set) == 0:
         raise UserError("the data set to extract features of is empty; give at least one image")
     views = _EvaluationViews(image_set, size, view)
-    options = worker_options(workers)
+    options = worker_options(views, workers)
     loader = DataLoader(views, batch_size, collate_fn=_collate, worker_init_fn=worker_starts, **options)
     with evaluation_mode(encoder):
         for images in batches_of(loader):
@@ -129,13 +129,17 @@ class _EvaluationViews(Dataset[Tensor]):
         return len(self.image_set)
 
     def __getitem__(self, row: int) -> Tensor:
+        at_row(row)
         return self.view(self.image_set.image(row), self.size)
 
     def __getitems__(self, rows: list[int]) -> list[Tensor] | UserError:
+        self.image_set.fetch(rows)
         try:
             return [self[row] for row in rows]
         except UserError as error:
             return UserError(*error.args)
+        finally:
+            at_row(IDLE)
 
 
 def _collate(images: list[Tensor] | UserError) -> Tensor | UserError:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from falseneg.errors import UserError
 
 
-def most_unpacked(files: Sequence[Path]) -> int:
+def most_unpacked(files: Sequence[os.PathLike[str]]) -> int:
     """How many bytes compressed files may unpack to: 256 MiB, or 100 times what they take on the disk if that is more.
 
     Files of images, labels, pairs or weights stay far below; a bomb of some kilobytes is refused before it fills the memory.
     """
-    return max(2**28, 100 * sum(file.stat().st_size for file in files))
+    return max(2**28, 100 * sum(os.stat(file).st_size for file in files))
 
 
-def check_unpacked(files: Sequence[Path], size: int, part: str = "") -> None:
+def check_unpacked(files: Sequence[os.PathLike[str]], size: int, part: str = "") -> None:
     """Refuse files that unpack to more than `most_unpacked`.
 
     Args:
@@ -30,11 +30,11 @@ def check_unpacked(files: Sequence[Path], size: int, part: str = "") -> None:
     if size > (most := most_unpacked(files)):
         raise UserError(
             f"{part}{listed(files)} unpacks to more than {most / 2**20:,.0f} MiB, out of "
-            f"{sum(file.stat().st_size for file in files):,} bytes: such a file is treated as damaged or malicious; split it, "
+            f"{sum(os.stat(file).st_size for file in files):,} bytes: such a file is treated as damaged or malicious; split it, "
             "or store it without compression"
         )
 
 
-def listed(files: Sequence[Path]) -> str:
+def listed(files: Sequence[os.PathLike[str]]) -> str:
     """The first file, and how many there are beside it."""
     return str(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,7 +47,7 @@ def read_numbers(path: Path, columns: Collection[str], most: int) -> dict[str, n
     return {name: table[name].to_numpy() for name in names}
 
 
-def unpacked_sizes(path: Path, metadata: Any, column: str) -> list[int]:
+def unpacked_sizes(path: os.PathLike[str], metadata: Any, column: str) -> list[int]:
     """The bytes of each piece of a column, unpacked: as the footer says or, if that is more, as the pages themselves do.
 
     A repeated value may stand there once.

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -74,7 +74,7 @@ class _Epoch:
                 started = time.perf_counter()
                 self._start_detector()
         session.sampler.set_epoch(epoch, start_batch)
-        for batch in session.loader:
+        for batch in self._batches():
             # Of several processes asked before the step: the answer is there at its end, and not one more to wait for.
             asked = self._asked()
             stepped = self._step(batch)
@@ -108,6 +108,21 @@ class _Epoch:
             passes.remove()
         if (seconds := time.perf_counter() - started) >= TOLD_AFTER:
             session.progress.message(f"the detector looked at all images for {duration(seconds)}")
+
+    def _batches(self) -> Iterator[Batch]:
+        """What is left of the epoch. Where a batch cannot be made, the run is saved before it ends.
+
+        One process can: of several, the others already wait for this one in their step.
+        """
+        session = self.session
+        try:
+            yield from session.loader
+        except UserError as error:
+            if session.fabric.world_size > 1 or self.stop.wanted:
+                raise
+            save(session, self.observers)
+            at = f"step {session.clock.step} of {session.clock.total_steps}"
+            raise UserError(f"{error}; the run is saved after {at}, and --resume continues it") from error
 
     def _asked(self) -> Callable[[], float]:
         """The signal that has come, 0 for none: when it is looked at, or, of several processes, to any of them by now."""
