@@ -86,23 +86,30 @@ def find(
         neighbours: (n, k) int64 rows, −1 for none.
         threshold: cosine above which images are nearly equal.
     """
-    row, place = np.nonzero((cosines > threshold) & (neighbours >= 0))
+    # Pixels may be the same whatever counts as nearly so.
+    row, place = np.nonzero((cosines > min(threshold, SAME_PIXELS)) & (neighbours >= 0))
     found = np.stack([row, neighbours[row, place]], axis=1).astype(np.int64)
     found.sort(axis=1)
     found, first = np.unique(found, axis=0, return_index=True)
     score = cosines[row, place][first].astype(np.float32)
+    exact = _with_same_pixels(images, equal_bytes, found[score > SAME_PIXELS])
+    group_of = {row: number for number, group in enumerate(exact) for row in group}
+    other = [group_of.get(one, -1) != group_of.get(two, -2) for one, two in found.tolist()]
+    near = np.array(other, dtype=bool) & (score > threshold)
+    found, score = found[near], score[near]
+    order = np.argsort(-score, kind="stable")
+    return Duplicates(tuple(map(tuple, exact)), found[order], score[order], threshold)
+
+
+def _with_same_pixels(images: ImageSet, equal_bytes: Sequence[Sequence[int]], alike: np.ndarray) -> list[list[int]]:
+    """Groups of equal images: of equal files, and of those of some pairs that have the same pixels."""
     equal = [pair for group in equal_bytes for pair in itertools.pairwise(group)]
     group_of = {row: number for number, group in enumerate(equal_bytes) for row in group}
-    for one, other in found[score > SAME_PIXELS].tolist():
+    for one, other in alike.tolist():
         known = one in group_of and group_of[one] == group_of.get(other)
         if not known and _same_pixels(images, one, other):
             equal.append((one, other))
-    exact = sorted(_components(equal))
-    group_of = {row: number for number, group in enumerate(exact) for row in group}
-    other = np.array([group_of.get(a, -1) != group_of.get(b, -2) for a, b in found.tolist()], dtype=bool)
-    found, score = found[other], score[other]
-    order = np.argsort(-score, kind="stable")
-    return Duplicates(tuple(map(tuple, exact)), found[order], score[order], threshold)
+    return sorted(_components(equal))
 
 
 def _same_pixels(images: ImageSet, one: int, other: int) -> bool:

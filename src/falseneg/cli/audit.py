@@ -17,7 +17,7 @@ from falseneg.cli.parser import run_parser
 from falseneg.cli.protocols import file_name
 from falseneg.errors import UserError
 from falseneg.methods import SimCLR
-from falseneg.report.svg import percent
+from falseneg.report.svg import counted, percent
 from falseneg.train.plan import make_plan
 from falseneg.train.progress import Lines, duration
 from falseneg.train.run import Run, check_seed
@@ -117,8 +117,8 @@ def lines(found: Audit) -> list[str]:
 
     duplicates, measured, suggestion = found.duplicates, found.measured, found.suggestion
     written = [
-        f"exact duplicates   {duplicates.copies:,} images equal an earlier one ({len(duplicates.exact):,} groups)",
-        f"near duplicates    {len(duplicates.near):,} pairs above a cosine of {duplicates.threshold:.3f}",
+        f"exact duplicates   {counted(duplicates.copies, 'image')} equal to an earlier one, {counted(len(duplicates.exact), 'group')}",
+        f"near duplicates    {counted(len(duplicates.near), 'pair')} above a cosine of {duplicates.threshold:.3f}",
     ]
     if found.shared_captions is not None:
         written.append(f"shared captions    {found.shared_captions:,} images have the captions of another")
