@@ -76,6 +76,21 @@ def test_every_count_is_that_of_plain_loops(case):
             assert measured.kappa(place, at) == pytest.approx(cohen_kappa_score(*told))
 
 
+def test_votes_are_those_of_the_pairs(case):
+    _, labels, _, measured = case
+    pairs, number = measured.pairs, len(measured.names)
+    known = (labels[pairs.anchor - 100] >= 0) & (labels[pairs.candidate - 100] >= 0)
+    same = known & (labels[pairs.anchor - 100] == labels[pairs.candidate - 100])
+    assert measured.majority == 4 and number == 6
+    for least in range(1, number + 1):
+        enough = pairs.flags.sum(dim=1) >= least
+        share, right = measured.agreed(least)
+        assert share == int(enough.sum()) / measured.negatives
+        seen = int((enough & known).sum())
+        assert right == (pytest.approx(int((enough & same).sum()) / seen) if seen else None)
+    assert measured.agreed(3)[1] is not None and measured.agreed(0)[0] == 1
+
+
 def test_counts_are_those_of_the_library(case):
     sample, labels, batches, measured = case
     detectors = detectors_of(4, 60, True)
@@ -117,7 +132,12 @@ def test_without_labels_there_is_no_precision():
 def test_what_flags_nothing_agrees_with_nobody():
     sample, _ = random_sample()
     measured = measure(sample, batches_of(60, 20, 0), {"none": fn.NoDetection(), "again": fn.NoDetection()})
-    assert measured.also(0, 1) is None and measured.kappa(0, 1) is None and len(measured.pairs.score) == 0
+    assert (
+        measured.agreed(1) == (0, None)
+        and measured.also(0, 1) is None
+        and measured.kappa(0, 1) is None
+        and len(measured.pairs.score) == 0
+    )
 
 
 def test_batches_share_no_image():

@@ -19,6 +19,7 @@ import numpy as np
 
 from falseneg.audit.audit import Audit
 from falseneg.audit.duplicates import Duplicates
+from falseneg.audit.measure import Measured
 from falseneg.files import replacing, write_bytes
 from falseneg.train.pairs import as_csv, pair_table
 
@@ -104,10 +105,16 @@ def figures_of(found: Audit) -> dict[str, Any]:
             "tried": tried,
         },
         "detectors": detectors,
+        "agreed": [_agreed(measured, least) for least in range(1, len(names) + 1)],
         "also_flagged": {names[one]: {names[other]: measured.also(one, other) for other in places} for one in places},
         "said_by_detectors": dict(measured.figures),
         "confusable": _confusable(found),
     }
+
+
+def _agreed(measured: Measured, least: int) -> dict[str, float | None]:
+    share, precision = measured.agreed(least)
+    return {"at_least": least, "share": share, "precision": precision}
 
 
 def same_class(found: Audit) -> float | None:
@@ -121,7 +128,7 @@ def same_class(found: Audit) -> float | None:
 
 def few(number: float) -> str:
     """How many of an image's negatives, on average."""
-    return f"{number:.0f}" if number >= 10 else f"{number:.1f}" if number >= 0.1 or not number else f"{number:.1g}"
+    return f"{number:.0f}" if number >= 10 or not number else f"{number:.1f}" if number >= 0.1 else f"{number:.1g}"
 
 
 def _confusable(found: Audit) -> list[dict[str, Any]] | None:

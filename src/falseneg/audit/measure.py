@@ -58,6 +58,8 @@ class Measured:
         names: R of them.
         together: (R + 2, R + 2) int64, pairs that both flag. The last two stand for the labels: pairs of one class, and
             pairs whose classes are both known.
+        votes: (3, R + 1) int64, pairs by how many detectors flag them: all pairs, those whose classes are both known, and
+            those of one class.
         negatives: pairs in all.
         anchors: images in all.
         pairs: at most `MOST_PAIRS` of those that any detector flagged.
@@ -66,6 +68,7 @@ class Measured:
 
     names: tuple[str, ...]
     together: Tensor
+    votes: Tensor
     negatives: int
     anchors: int
     pairs: Pairs
@@ -86,6 +89,16 @@ class Measured:
         same, known = len(self.names), len(self.names) + 1
         places = (detector, known), (known, known), (detector, same), (same, same)
         return DetectionCounts(*(int(self.together[place]) for place in places))
+
+    @property
+    def majority(self) -> int:
+        """How many detectors are most of them."""
+        return len(self.names) // 2 + 1
+
+    def agreed(self, least: int) -> tuple[float, float | None]:
+        """The share of the negatives that at least so many detectors flag, and how much of it is right; None without labels."""
+        pairs, known, same = self.votes[:, least:].sum(dim=1).tolist()
+        return pairs / max(self.negatives, 1), same / known if known else None
 
     def also(self, one: int, other: int) -> float | None:
         """Of what one detector flags, the share that the other flags, too; None if it flags nothing."""
@@ -132,6 +145,7 @@ def measure(
         detector.eval()
         detector.start_epoch(sample, NOW)
     total = torch.zeros(len(detectors) + 2, len(detectors) + 2, dtype=torch.float64)
+    votes = torch.zeros(3, len(detectors) + 1, dtype=torch.int64)
     kept, negatives = [_nothing(len(detectors))], 0
     for done, chosen in enumerate(batches, start=1):
         contrast = sample.contrast(chosen)
@@ -142,6 +156,9 @@ def measure(
             flags = torch.stack([rule.tile(rows, cols, sim) & negative for rule in rules])
             numbers = flags.flatten(1).float()
             total += (numbers @ numbers.T).double()  # at most 2^24 pairs in a block, which float32 counts exactly
+            voted = flags[: len(detectors)].sum(dim=0)
+            for count, among in zip(votes, (negative, flags[-1], flags[-2]), strict=True):
+                count += voted[among].bincount(minlength=len(detectors) + 1)
             anchor, column = flags[: len(detectors)].any(dim=0).nonzero().unbind(1)
             found = sample.rows[chosen[anchor + rows.start]], sample.rows[chosen[column]], sim[anchor, column]
             kept.append(Pairs(*found, flags[: len(detectors), anchor, column].T))
@@ -151,7 +168,7 @@ def measure(
             progress(done, len(batches))
     figures = {name: value for detector in detectors.values() for name, value in detector.figures().items()}
     pairs = _joined(kept).best(MOST_PAIRS)
-    return Measured(tuple(detectors), total.long(), negatives, sum(map(len, batches)), pairs, figures)
+    return Measured(tuple(detectors), total.long(), votes, negatives, sum(map(len, batches)), pairs, figures)
 
 
 def _one(rules: PairRule | tuple[PairRule, ...]) -> PairRule:

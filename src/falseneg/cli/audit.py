@@ -131,6 +131,10 @@ def lines(found: Audit) -> list[str]:
         right = "" if counts.precision is None else f", {percent(counts.precision)} of them right"
         right += "" if counts.recall is None else f", which is {percent(counts.recall)} of the false negatives"
         written.append(f"  {name:<17}{few(share * (suggestion.batch - 1)):>6} flagged{right}")
+    share, rightly = measured.agreed(measured.majority)
+    right = "" if rightly is None else f", {percent(rightly)} of them right"
+    at_least = f"{measured.majority} or more agree"
+    written.append(f"  {at_least:<17}{few(share * (suggestion.batch - 1)):>6} flagged{right}")
     if measured.labelled and (chance := measured.counts(0).chance) is not None:
         written.append(f"  {'by the labels':<17}{few(chance * (suggestion.batch - 1)):>6} are false negatives")
     return [*written, *advice(found)]

@@ -111,12 +111,13 @@ def _findings(found: Audit) -> dict[str, Any]:
 
 
 def _headline(found: Audit) -> str:
-    measured, batch = found.measured, found.suggestion.batch
-    shares = sorted(measured.share(place) * (batch - 1) for place in range(len(measured.names)))
-    flagged = f"detectors would flag {few(shares[0])} to {few(shares[-1])} of them"
-    if measured.labelled and (chance := measured.counts(0).chance) is not None:
-        flagged = f"{few(chance * (batch - 1))} are false by the labels, and {flagged}"
-    return f"In a batch of {batch:,} an image has {batch - 1:,} negatives: {flagged}."
+    measured, negatives = found.measured, found.suggestion.batch - 1
+    share, right = measured.agreed(measured.majority)
+    agreed = f"{measured.majority} of {len(measured.names)} detectors or more flag {few(share * negatives)} of them"
+    agreed += "" if right is None else f", {percent(right)} rightly"
+    if (chance := measured.counts(0).chance) is not None:
+        agreed = f"{few(chance * negatives)} are false by the labels, and {agreed}"
+    return f"In a batch of {negatives + 1:,} an image has {negatives:,} negatives: {agreed}."
 
 
 def _twins(found: Audit, maker: PictureMaker) -> dict[str, Any]:
@@ -157,11 +158,22 @@ def _detectors(found: Audit) -> dict[str, Any]:
     for one, name in enumerate(measured.names):
         also = [measured.also(one, other) for other in range(len(measured.names))]
         agreement.append([name, *("" if each is None else percent(each) for each in also)])
+    votes = []
+    for least in range(len(measured.names), 0, -1):
+        share, right = measured.agreed(least)
+        row = [
+            f"{least} of {len(measured.names)}{' or more' * (least < len(measured.names))}",
+            f"{few(share * negatives)} of {negatives:,}",
+            percent(share),
+        ]
+        votes.append(row + ([percent(right) if right is not None else ""] if measured.labelled else []))
     counts = measured.counts(0)
     return {
         "columns": columns,
         "rows": rows,
         "chance": None if counts.chance is None else percent(counts.chance),
+        "votes_columns": ["detectors that flag", *columns[1:3], *(["right (precision)"] if measured.labelled else [])],
+        "votes": votes,
         "agreement_columns": ["flagged by ↓, also by →", *measured.names],
         "agreement": agreement,
         "said": [f"{name} {percent(value)}" for name, value in measured.figures.items()],
