@@ -49,8 +49,9 @@ def case():
     sample, kind = random_sample()
     labels = kind.clone()
     labels[::7] = -1
+    sample = dataclasses.replace(sample, labels=labels, caption_groups=GROUPS)
     batches = batches_of(len(sample), 20, 3)
-    return sample, labels, batches, measure(sample, batches, detectors_of(4, 60, True), labels, GROUPS)
+    return sample, labels, batches, measure(sample, batches, detectors_of(4, 60, True))
 
 
 def test_every_count_is_that_of_plain_loops(case):
@@ -163,12 +164,13 @@ def test_the_suggestion_is_the_highest_figure(kinds):
     # Kinds that are far apart: counts in a batch vary, so that the next smaller number may agree more.
     assert kinds / 2 <= found.chosen.kinds <= kinds
     assert found.top_k == round(2 * 100 / found.chosen.kinds)
-    labelled = suggest(sample, batches, labels)
+    sample = dataclasses.replace(sample, labels=labels)
+    labelled = suggest(sample, batches)
     assert labelled.by == "labels" and labelled.chosen.f1 == max(each.f1 for each in labelled.tried)
     assert labelled.chosen.kinds == kinds and labelled.by_agreement == dataclasses.replace(
         found.chosen, **_figures(labelled)
     )
-    asked = suggest(sample, batches, labels, asked=7)
+    asked = suggest(sample, batches, asked=7)
     assert asked.by == "asked" and asked.chosen.kinds == 7 and asked.by_agreement.kinds == found.chosen.kinds
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -156,6 +157,15 @@ def test_a_run_and_the_digits(tmp_path, capsys):
     assert figures["detectors"]["clusters"]["chance"] == pytest.approx(float(chance), abs=0.01)
 
 
+def test_images_that_cannot_be_read_are_left_out_if_asked(tmp_path, capsys):
+    plant(tmp_path / "photos")
+    (tmp_path / "photos" / "kind0" / "cut.png").write_bytes(b"no picture")
+    options = [*ENCODER, *SETTINGS, "--skip-unreadable", "true", "--out", str(tmp_path / "out")]
+    assert main(["audit", str(tmp_path / "photos"), *options]) == 0
+    shown = capsys.readouterr().out
+    assert "1 image left out, the first because:" in shown and "cut.png" in shown and "75 images, seen by" in shown
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [
@@ -172,8 +182,10 @@ def test_a_run_and_the_digits(tmp_path, capsys):
         (["photos", *ENCODER, "--near-duplicates", "2"], ["near_duplicates is 2"]),
         (["photos", *ENCODER, "--seed", "-1"], ["seed is -1"]),
         (["photos", *ENCODER, "--out", "full"], ["full is there already", "--out"]),
+        (["photos", *ENCODER, "--out", "list.csv/out"], ["list.csv", "--out"]),
+        (["broken", *ENCODER], ["cut.png", "--skip-unreadable true"]),
         (["few", *ENCODER], ["3 images", "at least 8"]),
-        (["list.csv", *ENCODER], ["list.csv"]),
+        (["list.csv", *ENCODER], ["no such picture.png"]),
         (["photos", *ENCODER, "--batchsize", "3"], ["--batchsize", "batch-size"]),
     ],
 )
@@ -183,6 +195,11 @@ def test_what_a_user_can_do_wrong(arguments, said, tmp_path, monkeypatch, capsys
     plant(tmp_path / "photos")
     for name in ("full", "few"):
         (tmp_path / name).mkdir()
+    (tmp_path / "list.csv").write_text("no such picture.png")
+    shutil.copytree(tmp_path / "photos", tmp_path / "broken")
+    (tmp_path / "broken" / "kind0" / "cut.png").write_bytes(
+        (tmp_path / "photos" / "kind0" / "k0-01.png").read_bytes()[:50]
+    )
     (tmp_path / "full" / "note.txt").write_text("mine")
     for number in range(3):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "few" / f"{number}.png")

@@ -1,6 +1,7 @@
 """What is in a data set, seen by an encoder and without training: duplicates, and what each detector would flag."""
 
-from falseneg.audit.audit import Asked, Audit, audit
+from falseneg.audit.asked import Asked
+from falseneg.audit.audit import Audit, audit
 from falseneg.audit.duplicates import Duplicates
 from falseneg.audit.files import write_files
 from falseneg.audit.measure import Measured, measure

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from falseneg.audit.asked import Asked
 from falseneg.audit.confusable import Confusable, confusable_classes
 from falseneg.audit.duplicates import Duplicates, find, usual_threshold
 from falseneg.audit.measure import Measured, measure
@@ -21,7 +20,6 @@ from falseneg.data import ImageSet, caption_groups, find_duplicates
 from falseneg.errors import UserError
 from falseneg.evaluation import extract_features
 from falseneg.graph import nearest
-from falseneg.train.run import check_batch_size
 
 NEIGHBOURS = 20
 """Of each image that are looked at for near duplicates."""
@@ -30,43 +28,6 @@ OF_CLASSES = 10
 CLASS_PAIRS = 12
 LEAST = 8
 """Images: of fewer there is nothing to say."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How an audit is made.
-
-    Attributes:
-        size: side of the images in pixels.
-        batch_size: B, images of the batches in which detectors flag.
-        kinds: the number of classes to expect; None lets the data say.
-        near: cosine above which images are near duplicates; None goes by the images' own views.
-        seed: of views, batches and clusters.
-        device: where the encoder lies.
-        workers: processes that read images.
-        progress: called with what is being done, how much of it is done, and how much there is.
-    """
-
-    size: int
-    batch_size: int = 256
-    kinds: int | None = None
-    near: float | None = None
-    seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    workers: int = 0
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None
-
-    def check(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            UserError: a value is outside its range.
-        """
-        check_batch_size(self.batch_size)
-        if self.kinds is not None and self.kinds < 2:
-            raise UserError(f"expected_classes is {self.kinds}; give at least 2, or leave it out")
-        if self.near is not None and not -1 <= self.near <= 1:
-            raise UserError(f"near_duplicates is {self.near}; it is a cosine, so give a number from -1 to 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +78,12 @@ def audit(images: ImageSet, encoder: nn.Module, asked: Asked) -> Audit:
 
     batches = batches_of(len(sample), asked.batch_size, asked.seed)
     own_labels, own_groups = (None if each is None else each[sample.rows] for each in (labels, groups))
+    sample = replace(sample, labels=own_labels, caption_groups=own_groups)
     tell = partial(asked.progress, "numbers of kinds")
-    suggestion = suggest(sample, batches, own_labels, asked.kinds, asked.seed, tell)
+    suggestion = suggest(sample, batches, asked.kinds, asked.seed, tell)
     detectors = detectors_of(suggestion.chosen.kinds, len(sample), groups is not None)
     tell = partial(asked.progress, "batches in which detectors flag")
-    measured = measure(sample, batches, detectors, own_labels, own_groups, asked.seed, tell)
+    measured = measure(sample, batches, detectors, asked.seed, tell)
     confusable = None
     if labels is not None:
         few = cosines[:, :OF_CLASSES], neighbours[:, :OF_CLASSES]
@@ -135,9 +97,7 @@ def _embedded(images: ImageSet, encoder: nn.Module, asked: Asked) -> tuple[Sampl
     features = extract_features(encoder, images, asked.size, device=asked.device, progress=tell, workers=asked.workers)
     check_points(features)
     rows = evenly_spread(len(images))
-    tell = partial(asked.progress, "embedding views of images")
-    options = asked.size, asked.seed, asked.device, asked.workers, tell
-    views = embedded_views(encoder, images, rows, *options)
+    views = embedded_views(encoder, images, rows, asked)
     sample = Sample(rows, features[rows], views)
     for piece in features.split(2**16):
         piece.copy_(normalize(piece, dim=1))  # in place: a copy of all of them may not fit

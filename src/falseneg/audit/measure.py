@@ -117,8 +117,6 @@ def measure(
     sample: Sample,
     batches: Sequence[Tensor],
     detectors: Mapping[str, Detector],
-    labels: Tensor | None = None,
-    caption_groups: Tensor | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
@@ -130,8 +128,6 @@ def measure(
         sample: the images.
         batches: (B,) int64 each, which of them.
         detectors: by name; new ones, for they are prepared here.
-        labels: (m,) int64 classes of the images, −1 where unknown; or None.
-        caption_groups: (m,) int64, the same number for images with the same captions; or None.
         seed: of what detectors draw.
         progress: called with the batches done and the batches in all.
 
@@ -139,7 +135,7 @@ def measure(
         UserError: a detector cannot work with so few images.
     """
     largest = max(map(len, batches))
-    facts = Facts(len(sample), largest - 1, contrasts=(DIRECTION,), seed=seed, caption_groups=caption_groups)
+    facts = Facts(len(sample), largest - 1, contrasts=(DIRECTION,), seed=seed, caption_groups=sample.caption_groups)
     for detector in detectors.values():
         detector.prepare(facts)
         detector.eval()
@@ -150,7 +146,7 @@ def measure(
     for done, chosen in enumerate(batches, start=1):
         contrast = sample.contrast(chosen)
         rules = [_one(detector.flag(contrast, NOW)) for detector in detectors.values()]
-        rules += _label_rules(contrast, labels)
+        rules += _label_rules(contrast, sample.labels)
         negatives += len(chosen) * (len(chosen) - 1)
         for rows, cols, sim, negative in row_blocks(contrast):
             flags = torch.stack([rule.tile(rows, cols, sim) & negative for rule in rules])

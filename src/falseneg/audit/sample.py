@@ -5,7 +5,6 @@ Letters: n images of the data set, m of them looked at, F features, V views of e
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from falseneg.audit.asked import Asked
 from falseneg.contrast import Contrast, Embedded, Space
 from falseneg.data import Augmentation, ImageSet, ViewSet
 from falseneg.train.embeddings import AT_ONCE, embed_views
@@ -42,11 +42,15 @@ class Sample:
         rows: (m,) int64, their rows in the data set.
         features: (m, F) of the images as they are.
         views: (m, V, F) of slightly changed views of them.
+        labels: (m,) int64 classes, −1 where unknown; or None.
+        caption_groups: (m,) int64, the same number for images with the same captions, −1 for none; or None.
     """
 
     rows: Tensor
     features: Tensor
     views: Tensor
+    labels: Tensor | None = None
+    caption_groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,39 +85,26 @@ def evenly_spread(number: int) -> Tensor:
     return torch.linspace(0, number - 1, min(number, MOST), dtype=torch.float64).round().long()
 
 
-def embedded_views(
-    encoder: nn.Module,
-    images: ImageSet,
-    rows: Tensor,
-    size: int,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Tensor:
+def embedded_views(encoder: nn.Module, images: ImageSet, rows: Tensor, asked: Asked) -> Tensor:
     """(m, V, F) float32 features of slightly changed views of some images, on the CPU.
 
     Args:
-        encoder: (B, 3, size, size) uint8 images to (B, F) features; on ``device`` already.
+        encoder: (B, 3, size, size) uint8 images to (B, F) features; on the device already.
         images: the data set.
         rows: (m,) int64, the images.
-        size: side of the views in pixels.
-        seed: of the views.
-        device: where the encoder lies.
-        workers: processes that make views.
-        progress: called with the images done and the images in all.
+        asked: size, seed, device, workers and progress.
 
     Raises:
         UserError: an image cannot be read, or a worker was killed.
     """
-    made = ViewSet(images, {"image": [Augmentation(size, **MILD)] * VIEWS}, seed)  # type: ignore[arg-type]
+    makers = {"image": [Augmentation(asked.size, **MILD)] * VIEWS}  # type: ignore[arg-type]
+    made = ViewSet(images, makers, asked.seed)
     keys = [[(0, row) for row in piece.tolist()] for piece in rows.split(AT_ONCE // VIEWS)]
     found: list[Tensor] = []
-    with closing(embed_views(encoder, made, keys, workers, device)) as batches:
+    with closing(embed_views(encoder, made, keys, asked.workers, asked.device)) as batches:
         for batch in batches:
             found.append(batch)
-            if progress is not None:
-                progress(sum(map(len, found)), len(rows))
+            asked.progress("embedding views of images", sum(map(len, found)), len(rows))
     return torch.cat(found)
 
 

@@ -88,7 +88,6 @@ class Suggestion:
 def suggest(
     sample: Sample,
     batches: Sequence[Tensor],
-    labels: Tensor | None = None,
     asked: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -98,7 +97,6 @@ def suggest(
     Args:
         sample: the images.
         batches: (B,) int64 each, which of them.
-        labels: (m,) int64 classes, −1 where unknown; or None.
         asked: the number of kinds that the user expects; it is chosen.
         seed: of what detectors draw.
         progress: called with the numbers done and the numbers in all.
@@ -113,7 +111,7 @@ def suggest(
     tried = []
     for kinds in sorted(numbers):
         detectors = {SUPPORT: _support_set(kinds), CLUSTERS: _clusters(kinds)}
-        tried.append(_tried(kinds, measure(sample, batches, detectors, labels, seed=seed)))
+        tried.append(_tried(kinds, measure(sample, batches, detectors, seed)))
         if progress is not None:
             progress(len(tried), len(numbers))
     suggestion = Suggestion(tuple(tried), tried[0], "agreement", size)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from falseneg.cli.configuration import instantiated, uses_gpu
 from falseneg.cli.parser import run_parser
 from falseneg.cli.protocols import file_name
 from falseneg.errors import UserError
+from falseneg.files import alone
 from falseneg.methods import SimCLR
 from falseneg.report.svg import counted, percent
 from falseneg.train.plan import make_plan
@@ -66,9 +68,8 @@ def run(arguments: Sequence[str]) -> int:
     if options["encoder"] is None:
         raise UserError(f"audit needs --encoder: {KINDS}")
     check_seed(options["seed"])
-    began = time.monotonic()
-    torch.manual_seed(options["seed"])  # for a model without weights
     out = _free(options["out"] or Path(f"audit-{file_name(called)}"))
+    torch.manual_seed(options["seed"])  # for a model without weights
     encoder = open_encoder(options["encoder"], options["weights"], options["image_size"]).encoder
     parts = instantiated(parser, options)
     if parts["data"] is None:
@@ -80,35 +81,41 @@ def run(arguments: Sequence[str]) -> int:
         holdout=0.0,
         **{name: parts[name] for name in OPTIONS},
     )
+    about = {"data": called, "encoder": {"source": options["encoder"], "sha256": hash_of(encoder)}}
+    with alone(out, f"another process is writing to {out}; wait for it, or choose another folder with --out"):
+        _audit(prepared, encoder, options, about, out)
+    return 0
 
+
+def _audit(prepared: Run, encoder: nn.Module, options: Any, about: dict[str, Any], out: Path) -> None:
+    """Make the audit, write its files, and print what was found."""
     from falseneg.audit import Asked, audit, write_files
     from falseneg.report.audit import write_page
 
-    gpu = uses_gpu({"accelerator": prepared.accelerator})
-    device = (torch.accelerator.current_accelerator() if gpu else None) or torch.device("cpu")
+    began, gpu = time.monotonic(), uses_gpu({"accelerator": prepared.accelerator})
     asked = Asked(
         size=getattr(encoder, "image_size", None) or USUAL_SIZE,
         batch_size=options["batch_size"],
         kinds=options["expected_classes"],
         near=options["near_duplicates"],
         seed=options["seed"],
-        device=device,
+        device=(torch.accelerator.current_accelerator() if gpu else None) or torch.device("cpu"),
         progress=Lines().aside,
     )
     asked.check()
     prepared.check()
     plan = make_plan(prepared, gpu, resumed=True, say=lambda _: None)
+    if plan.unreadable:
+        print(f"{counted(len(plan.unreadable), 'image')} left out, the first because: {plan.unreadable[0]}")
     print(f"{len(plan.train):,} images, seen by {options['encoder']} at {asked.size} pixels", flush=True)
-    found = audit(plan.train, encoder.to(device), dataclasses.replace(asked, workers=plan.workers))
+    found = audit(plan.train, encoder.to(asked.device), dataclasses.replace(asked, workers=plan.workers))
     seconds = time.monotonic() - began
-    about: dict[str, Any] = {"data": called, "encoder": {"source": options["encoder"], "sha256": hash_of(encoder)}}
     about |= {"image_size": asked.size, "seed": asked.seed, "seconds": round(seconds, 1)}
     write_files(found, out, about)
     page = write_page(found, about, out)
     for line in lines(found):
         print(line)
     print(f"after {duration(seconds)}: the page is {page}, the pairs are in {out / 'pairs.csv'}")
-    return 0
 
 
 def lines(found: Audit) -> list[str]:

@@ -1,6 +1,6 @@
-"""Near duplicates among made features: time, peak memory, and how many of the planted pairs are found.
+"""Near duplicates among many made features: time, peak memory, and how many of the planted pairs are found.
 
-python benchmarks/audit_million.py --images 1000000 --features 64
+python benchmarks/audit_neighbours.py --images 200000 --features 64
 """
 
 import argparse
@@ -17,7 +17,7 @@ from falseneg.graph import nearest
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--features", type=int, default=64)
     parser.add_argument("--planted", type=int, default=5000)
     options = parser.parse_args()
