@@ -162,7 +162,7 @@ def _detectors(found: Audit) -> dict[str, Any]:
     for least in range(len(measured.names), 0, -1):
         share, right = measured.agreed(least)
         row = [
-            f"{least} of {len(measured.names)}{' or more' * (least < len(measured.names))}",
+            f"{least} or more" if least < len(measured.names) else f"all {least}",
             f"{few(share * negatives)} of {negatives:,}",
             percent(share),
         ]
