@@ -24,7 +24,7 @@ RANK = {
     **dict.fromkeys(("losses", "data"), 8),
     **dict.fromkeys(("pair_loss", "sentence_transformers", "evaluation"), 9),
     "train": 10,
-    "compare": 11,
+    **dict.fromkeys(("compare", "audit"), 11),
     "report": 12,
     "cli": 13,
 }

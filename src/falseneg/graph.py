@@ -6,6 +6,7 @@ Letters: n images, F features, k neighbours, C eigenvectors.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ EXACT = 2**16
 CELLS, VISITED = 4, 16
 """Of the inverted file: cells for each square root of the number of images, and how many of them are looked through."""
 AT_ONCE = 8192
-"""Images that are whitened at a time."""
+"""Images that are whitened, or whose neighbours are looked for, at a time."""
 SAMPLED = 4096
 """Images whose pairs stand for all pairs of the data set when a quantile is estimated."""
 ALIKE = 1 - 1e-4
@@ -71,7 +72,9 @@ def _within(views: Tensor) -> Tensor:
     return away.T @ away / len(away)
 
 
-def nearest(points: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    points: Tensor, k: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The k most similar other images of each: their cosines and numbers, (n, k) each; −1 for none.
 
     Exact up to `EXACT` images, O(n² · F); beyond in about O(n^1.5 · F) and nearly so.
@@ -79,6 +82,7 @@ def nearest(points: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     Args:
         points: (n, F) float32 unit rows.
         k: fewer than n.
+        progress: called with the images done and the images in all.
     """
     rows, width = points.shape
     content = points.contiguous().numpy()
@@ -90,7 +94,12 @@ def nearest(points: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
             index.nprobe = VISITED
             index.train(content[np.random.default_rng(0).permutation(rows)[: 64 * cells]])
         index.add(content)
-        cosines, numbers = index.search(content, k + 1)
+        found = []
+        for start in range(0, rows, AT_ONCE):
+            found.append(index.search(content[start : start + AT_ONCE], k + 1))
+            if progress is not None:
+                progress(min(start + AT_ONCE, rows), rows)
+    cosines, numbers = (np.concatenate(each) for each in zip(*found, strict=True))
     # Itself is the first, unless others are exactly alike: then the last makes room.
     own = numbers == np.arange(rows)[:, None]
     own[~own.any(axis=1), -1] = True

@@ -52,6 +52,11 @@ def test_the_second_signal_ends_at_once():
         (MemoryError(), "memory ran out"),
         (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."), "a data-loading process was killed"),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device.*free some space"),
+        (OSError(errno.EIO, "Input/output error"), "does not answer as it should .Input"),
+        (
+            RuntimeError("[../third_party/gloo/pair.cc:1] Connection closed by peer [::1]:5"),
+            "another process of this training",
+        ),
     ],
 )
 def test_troubles_of_the_machine_are_one_sentence(error, words):
@@ -61,7 +66,7 @@ def test_troubles_of_the_machine_are_one_sentence(error, words):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("shape mismatch"), OSError(errno.EIO, "x"), fn.UserError("mine"), KeyError()]
+    "error", [RuntimeError("shape mismatch"), OSError(errno.EPIPE, "x"), fn.UserError("mine"), KeyError()]
 )
 def test_other_errors_pass(error):
     with pytest.raises(type(error)) as raised, in_one_sentence():

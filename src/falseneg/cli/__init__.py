@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "train several treatments of false negatives alike and compare them (no arguments: on handwritten digits)",
     "pretrain": "train an encoder on images",
     "evaluate": "measure an encoder: nearest neighbours, linear probe, few labels",
+    "audit": "find duplicates and false negatives in images, seen by any encoder, without training",
     "report": "write the report of a run or a comparison as one HTML file",
     "export": "write the encoder of a run to its own file",
     "recipes": "list the recipes that come with the package, or print one",

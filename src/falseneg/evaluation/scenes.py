@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from falseneg.data.loader import EpochSampler, batches_of, handed_over, worker_options
+from falseneg.data.loader import EpochSampler
 from falseneg.data.views import view_generator_seed
+from falseneg.data.workers import IDLE, at_row, batches_of, handed_over, worker_options
 from falseneg.errors import UserError
 from falseneg.evaluation.base import Task
 from falseneg.evaluation.voc import Scenes
@@ -76,7 +77,7 @@ def _in_unit_range(image: Tensor, device: torch.device) -> Tensor:
 
 
 def _loader(scenes: _SceneSet, batches: Any, workers: int) -> DataLoader[Any]:
-    return DataLoader(scenes, batch_sampler=batches, collate_fn=_collate, **worker_options(workers))
+    return DataLoader(scenes, batch_sampler=batches, collate_fn=_collate, **worker_options(scenes, workers))
 
 
 class _SceneSet(Dataset[Scene]):
@@ -85,6 +86,7 @@ class _SceneSet(Dataset[Scene]):
 
     def __getitem__(self, key: tuple[int, int]) -> Scene:
         epoch, row = key
+        at_row(row)
         image, boxes = self.scenes.images.image(row), self.scenes.boxes[row]
         if epoch != _AS_IT_IS:
             generator = torch.Generator().manual_seed(view_generator_seed(self.seed, epoch, row, 0))
@@ -97,6 +99,8 @@ class _SceneSet(Dataset[Scene]):
             return [self[key] for key in keys]
         except UserError as error:
             return UserError(*error.args)
+        finally:
+            at_row(IDLE)
 
 
 def mirrored(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from falseneg.errors import UserError
 from falseneg.files import write_bytes
 from falseneg.methods.two_towers import TwoTowers
-from falseneg.models.clip_images import ClipImages, channel_statistics, check_model, of_one_process
+from falseneg.models.clip_images import ClipImages, build_model, channel_statistics, check_model, of_one_process
 from falseneg.models.encoder import first_difference, read_weights
 from falseneg.models.text import CutTokenizer, open_clip
 
@@ -113,7 +113,7 @@ def _create(name: str, weights: str | Path | None, image_size: int | None) -> tu
     tag = str(weights) if weights is not None and str(weights) in tags else None
     state = None if weights is None or tag is not None else _state(Path(weights), tags)
     try:
-        model = library.create_model(
+        model = build_model(
             name, pretrained=tag, load_weights=tag is not None, pretrained_text=False, force_image_size=image_size
         )
         tokenizer = CutTokenizer(library.get_tokenizer(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +72,23 @@ def clip_images(name: str, weights: Path | None = None, image_size: int | None =
     check_model(name)
     library = open_clip()
     try:
-        model = library.create_model(
-            name, load_weights=False, pretrained_text=False, force_image_size=image_size, device="cpu"
-        )
+        model = build_model(name, load_weights=False, pretrained_text=False, force_image_size=image_size, device="cpu")
     except (ImportError, RuntimeError, ValueError, AssertionError, OSError) as error:
         raise UserError(f"open_clip cannot build {name!r}: {str(error).strip().splitlines()[0]}") from error
     tower = ClipImages(model.visual, name, int(library.get_model_config(name)["embed_dim"]))
     if weights is not None:
         load_exactly(tower.visual, _of_tower(of_one_process(read_weights(weights))), f"{weights}")
     return tower
+
+
+def build_model(name: str, **options: Any) -> Any:
+    """`open_clip.create_model`, without its warning that weights are random where that is what was asked for."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return open_clip().create_model(name, **options)
+    finally:
+        logging.disable(before)
 
 
 def check_model(name: str, owner: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from markupsafe import Markup
 from falseneg.report import svg
 from falseneg.report.comparison import ComparisonRecord
 from falseneg.report.read import RunRecord
-from falseneg.report.section import Section
+from falseneg.report.section import Heading, Section
 from falseneg.report.sections import all_sections
 from falseneg.report.svg import counted
 
@@ -26,7 +26,7 @@ class Page:
     """What the templates of all sections may speak of.
 
     Attributes:
-        kind: "run" or "comparison".
+        kind: "a run", "a comparison" or "an audit".
         title: its heading.
         facts: how much and when, a few words each.
         labelled: whether detection was measured by labels.
@@ -48,7 +48,7 @@ def run_page(run: RunRecord) -> str:
         return section.of_run(run)
 
     facts = [*_facts(run), f"seed {run.about['seed']}"] if "seed" in run.about else _facts(run)
-    return _render(Page("run", run.name, facts, run.labelled, run.notes), content)
+    return _render(Page("a run", run.name, facts, run.labelled, run.notes), content)
 
 
 def comparison_page(record: ComparisonRecord) -> str:
@@ -63,7 +63,7 @@ def comparison_page(record: ComparisonRecord) -> str:
     facts = _facts(record.all_runs[0]) if record.all_runs else []
     facts += [counted(len(record.names), "variant"), counted(seeds, "seed")]
     labelled = any(run.labelled for run in record.all_runs)
-    return _render(Page("comparison", record.name, facts, labelled, record.notes), content)
+    return _render(Page("a comparison", record.name, facts, labelled, record.notes), content)
 
 
 def _facts(run: RunRecord) -> list[str]:
@@ -76,6 +76,20 @@ def _facts(run: RunRecord) -> list[str]:
 
 
 def _render(page: Page, content: Callable[[Section], Any]) -> str:
+    # All before the first is shown: it has the notes.
+    made = [(section, content(section)) for section in all_sections()]
+    script = (TEMPLATES / "script.js").read_text("utf-8")  # with the ends of lines that a browser sees
+    return render(page, made, script)
+
+
+def render(page: Page, made: Sequence[tuple[Heading, Any]], script: str = "") -> str:
+    """The HTML page.
+
+    Args:
+        page: what its frame says.
+        made: sections with their contents; one whose content is None is left out.
+        script: what it runs, if anything.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -87,16 +101,12 @@ def _render(page: Page, content: Callable[[Section], Any]) -> str:
     )
     environment.filters["percent"] = svg.percent
     environment.globals["mark"] = svg.mark
-    made = [
-        (section, content(section)) for section in all_sections()
-    ]  # all before the first is shown: it has the notes
     shown = [(section, _shown(environment, section, page, it)) for section, it in made if it is not None]
-    script = (TEMPLATES / "script.js").read_text("utf-8")  # with the ends of lines that a browser sees
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
         page=page, sections=shown, script=Markup(script), script_hash=f"sha256-{digest}"
     )
 
 
-def _shown(environment: Any, section: Section, page: Page, it: Any) -> Markup:
+def _shown(environment: Any, section: Heading, page: Page, it: Any) -> Markup:
     return Markup(environment.get_template(f"{section.anchor}.html").render(page=page, it=it))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from falseneg.errors import UserError
 from falseneg.report.comparison import ComparisonRecord
@@ -13,6 +13,19 @@ from falseneg.report.read import File, RunRecord
 T = TypeVar("T")
 DAMAGED = (TypeError, ValueError, LookupError, ArithmeticError, OSError, UserError)
 """What data of another form make drawing raise; any other error is a fault of the program, and is not hidden."""
+
+
+class Heading(Protocol):
+    """What the frame of the page shows of a section; ``templates/ANCHOR.html`` shows its content, there called ``it``."""
+
+    @property
+    def anchor(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def link(self) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, d
 
 
 def make_last(path: Path) -> None:
-    """Put a checkpoint in the place of ``last.pt``, so that a damaged one is never kept as the one before the next.
+    """Make a checkpoint ``last.pt``, so that a damaged one is never kept as the one before the next.
 
     Raises:
         UserError: it cannot be written.

@@ -52,7 +52,8 @@ class Passes:
         own = row[session.fabric.global_rank :: session.fabric.world_size]
         keys = [[(session.clock.epoch, each) for each in piece.tolist()] for piece in own.split(AT_ONCE)]
         made = ViewSet(session.plan.train, makers, session.run.seed)
-        with closing(_of_views(network, made, keys, session)) as batches:
+        options = session.plan.workers, session.fabric.device
+        with closing(embed_views(network, made, keys, *options)) as batches:
             return torch.cat(list(self._of_all(batches, len(row), "embedding views of images")))
 
     def remove(self) -> None:
@@ -85,12 +86,25 @@ class Passes:
             self.after_batch()
 
 
-def _of_views(
-    network: nn.Module, made: ViewSet, keys: Sequence[list[tuple[int, int]]], session: Session
+def embed_views(
+    network: nn.Module, made: ViewSet, keys: Sequence[list[tuple[int, int]]], workers: int, device: torch.device | str
 ) -> Generator[Tensor]:
-    """(b, V, F) float32 features of the views of some images, on the CPU."""
-    device = session.fabric.device
-    loader = view_loader(made, keys, session.plan.workers, device)
+    """The features of views of some images, in evaluation mode and without gradient. Close it, which ends the workers.
+
+    Args:
+        network: images to features, on ``device`` already.
+        made: the views, all V of them in the stream "image".
+        keys: batches of (epoch, row).
+        workers: processes that make views.
+        device: where the network lies.
+
+    Yields:
+        (b, V, F) float32 on the CPU.
+
+    Raises:
+        UserError: an image cannot be read, or a worker was killed.
+    """
+    loader = view_loader(made, keys, workers, device)
     loader.worker_init_fn = outlast_signals
     try:
         with evaluation_mode(network):

@@ -145,7 +145,7 @@ def _picture(row: int) -> str:
     return f"{PICTURES}/{row:06d}.png"
 
 
-def as_csv(table: pa.Table, folder: Path | None = None) -> bytes:
+def as_csv(table: pa.Table, folder: Path | None = None, further: Sequence[str] = ()) -> bytes:
     """Pairs as CSV, the last epoch and the most similar first.
 
     A spreadsheet takes a text that begins with =, +, -, @, a tab or a line's end for a formula, so such a name or class
@@ -154,12 +154,14 @@ def as_csv(table: pa.Table, folder: Path | None = None) -> bytes:
     Args:
         table: columns of `pair_table`; those of names and classes may be missing.
         folder: of the run, where thumbnails are looked for; None names none.
+        further: other columns that are wanted, after these.
     """
     import pyarrow as pa
     from pyarrow import csv
 
     pc: Any = import_module("pyarrow.compute")  # which makes its functions when it is imported
-    table = table.sort_by([("epoch", "descending"), ("score", "descending")])
+    order = [name for name in ("epoch", "score") if name in table.column_names]
+    table = table.sort_by([(name, "descending") for name in order])
     columns = {name: table[name] for name in table.column_names}
     for name in NAMED:
         if name in columns:
@@ -171,5 +173,5 @@ def as_csv(table: pa.Table, folder: Path | None = None) -> bytes:
         if any(paths):
             columns[f"{side}_thumbnail"] = pa.array(paths, pa.string()).take(pc.index_in(table[side], rows))
     sink = io.BytesIO()
-    csv.write_csv(pa.table({name: columns[name] for name in IN_CSV if name in columns}), sink)
+    csv.write_csv(pa.table({name: columns[name] for name in (*IN_CSV, *further) if name in columns}), sink)
     return sink.getvalue()

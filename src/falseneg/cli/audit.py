@@ -1,0 +1,201 @@
+"""``falseneg audit``: duplicates and false negatives of a data set, seen by an encoder, without training."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from falseneg.cli.configuration import instantiated, uses_gpu
+from falseneg.cli.parser import run_parser
+from falseneg.cli.protocols import file_name
+from falseneg.errors import UserError
+from falseneg.files import alone
+from falseneg.methods import SimCLR
+from falseneg.report.svg import counted, percent
+from falseneg.train.plan import make_plan
+from falseneg.train.progress import Lines, duration
+from falseneg.train.run import Run, check_seed
+from falseneg.train.sources import KINDS, hash_of, open_encoder
+
+if TYPE_CHECKING:
+    from falseneg.audit import Audit
+
+ABOUT = (
+    "Look at a data set through an encoder, without training: exact and near duplicates, what each detector would flag in a "
+    "batch, how far detectors agree, how often they are right where there are labels, and what to set them to. Writes a page "
+    "and tables of pairs to DIR."
+)
+OPTIONS = ("expected_classes", "seed", "skip_unreadable", "accelerator", "workers")
+USUAL_SIZE, USUAL_BATCH = 224, 256
+FURTHER: dict[str, dict[str, Any]] = {
+    "data": {"type": Dataset | None, "default": None, "help": "the images, if DATA is not simply a folder or file"},
+    "encoder": {"type": str | None, "metavar": "SOURCE", "help": KINDS},
+    "weights": {"type": str | None, "help": "a file with weights for timm:NAME or open_clip:NAME (default: random)"},
+    "image_size": {"type": int | None, "help": "side of the images in pixels (default: the encoder's own, else 224)"},
+    "batch_size": {"type": int, "default": USUAL_BATCH, "help": "images of the batches in which detectors flag"},
+    "near_duplicates": {
+        "type": float | None,
+        "metavar": "COSINE",
+        "help": "images more similar than this are near duplicates (default: than nine of ten slightly changed views are to "
+        "their own image)",
+    },
+    "out": {
+        "type": Path | None,
+        "metavar": "DIR",
+        "help": "the folder to write to: new, or empty (default: audit-DATA)",
+    },
+}
+ENDINGS = {".parquet": "Parquet", ".tar": "Shards", ".csv": "FileList", ".tsv": "FileList", ".txt": "FileList"}
+"""Of a file that stands for DATA, and the class that reads it."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    parser = run_parser("audit", ABOUT, only=OPTIONS)
+    parser.usage = "falseneg audit DATA --encoder SOURCE [options]"
+    for name, details in FURTHER.items():
+        parser.add_argument(f"--{name}", **details)
+    arguments, called = _with_data(arguments)
+    options = parser.parse_args(arguments)
+    if options["encoder"] is None:
+        raise UserError(f"audit needs --encoder: {KINDS}")
+    check_seed(options["seed"])
+    out = _free(options["out"] or Path(f"audit-{file_name(called)}"))
+    torch.manual_seed(options["seed"])  # for a model without weights
+    encoder = open_encoder(options["encoder"], options["weights"], options["image_size"]).encoder
+    parts = instantiated(parser, options)
+    if parts["data"] is None:
+        raise UserError("audit needs DATA first: a folder of images, or a data set with --data; see --help")
+    prepared = Run(
+        data=parts["data"],
+        method=SimCLR(encoder),  # type: ignore[arg-type]
+        check_duplicates=False,
+        holdout=0.0,
+        **{name: parts[name] for name in OPTIONS},
+    )
+    about = {"data": called, "encoder": {"source": options["encoder"], "sha256": hash_of(encoder)}}
+    with alone(out, f"another process is writing to {out}; wait for it, or choose another folder with --out"):
+        _audit(prepared, encoder, options, about, out)
+    return 0
+
+
+def _audit(prepared: Run, encoder: nn.Module, options: Any, about: dict[str, Any], out: Path) -> None:
+    """Make the audit, write its files, and print what was found."""
+    from falseneg.audit import Asked, audit, write_files
+    from falseneg.report.audit import write_page
+
+    began, gpu = time.monotonic(), uses_gpu({"accelerator": prepared.accelerator})
+    asked = Asked(
+        size=getattr(encoder, "image_size", None) or USUAL_SIZE,
+        batch_size=options["batch_size"],
+        kinds=options["expected_classes"],
+        near=options["near_duplicates"],
+        seed=options["seed"],
+        device=(torch.accelerator.current_accelerator() if gpu else None) or torch.device("cpu"),
+        progress=Lines().aside,
+    )
+    asked.check()
+    prepared.check()
+    plan = make_plan(prepared, gpu, resumed=True, say=lambda _: None)
+    if plan.unreadable:
+        print(f"{counted(len(plan.unreadable), 'image')} left out, the first because: {plan.unreadable[0]}")
+    print(f"{len(plan.train):,} images, seen by {options['encoder']} at {asked.size} pixels", flush=True)
+    found = audit(plan.train, encoder.to(asked.device), dataclasses.replace(asked, workers=plan.workers))
+    seconds = time.monotonic() - began
+    about |= {"image_size": asked.size, "seed": asked.seed, "seconds": round(seconds, 1)}
+    write_files(found, out, about)
+    page = write_page(found, about, out)
+    for line in lines(found):
+        print(line)
+    print(f"after {duration(seconds)}: the page is {page}, the pairs are in {out / 'pairs.csv'}")
+
+
+def lines(found: Audit) -> list[str]:
+    """What was found, as it is printed."""
+    from falseneg.audit.files import few
+
+    duplicates, measured, suggestion = found.duplicates, found.measured, found.suggestion
+    written = [
+        f"exact duplicates   {counted(duplicates.copies, 'image')} equal to an earlier one, {counted(len(duplicates.exact), 'group')}",
+        f"near duplicates    {counted(len(duplicates.near), 'pair')} above a cosine of {duplicates.threshold:.3f}",
+    ]
+    if found.shared_captions is not None:
+        written.append(f"shared captions    {found.shared_captions:,} images have the captions of another")
+    kinds = f"1 of {suggestion.chosen.kinds}"
+    written.append(
+        f"in a batch of {suggestion.batch:,}, each image has {suggestion.batch - 1:,} negatives; set to flag {kinds}:"
+    )
+    for place, name in enumerate(measured.names):
+        share, counts = measured.share(place), measured.counts(place)
+        right = "" if counts.precision is None else f", {percent(counts.precision)} of them right"
+        right += "" if counts.recall is None else f", which is {percent(counts.recall)} of the false negatives"
+        written.append(f"  {name:<17}{few(share * (suggestion.batch - 1)):>6} flagged{right}")
+    share, rightly = measured.agreed(measured.majority)
+    right = "" if rightly is None else f", {percent(rightly)} of them right"
+    at_least = f"{measured.majority} or more agree"
+    written.append(f"  {at_least:<17}{few(share * (suggestion.batch - 1)):>6} flagged{right}")
+    if measured.labelled and (chance := measured.counts(0).chance) is not None:
+        written.append(f"  {'by the labels':<17}{few(chance * (suggestion.batch - 1)):>6} are false negatives")
+    return [*written, *advice(found)]
+
+
+def advice(found: Audit) -> list[str]:
+    """What to set detectors to, and why."""
+    suggestion = found.suggestion
+    chosen, agreed = suggestion.chosen, suggestion.by_agreement
+    why = {
+        "labels": "where the support set has its highest F1 by your labels",
+        "agreement": "where clusters and support set agree best beyond chance",
+        "asked": "for the classes that you expect",
+    }[suggestion.by]
+    kappa = "" if chosen.kappa is None else f" (kappa {chosen.kappa:.2f})"
+    written = [f"take alpha = {chosen.alpha:.4g}, top_k = {suggestion.top_k}: {why}{kappa}"]
+    if suggestion.by != "agreement" and agreed.kinds != chosen.kinds:
+        written.append(f"without that, the agreement of detectors would suggest alpha = {agreed.alpha:.4g}")
+    return written
+
+
+def _with_data(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """The arguments with --data instead of a folder or file that stands first, and what to call the data.
+
+    Raises:
+        UserError: it is neither.
+    """
+    arguments = list(arguments)
+    if not arguments or arguments[0].startswith("-"):
+        given = next((after for option, after in itertools.pairwise(arguments) if option == "--data"), "data")
+        return arguments, given
+    place, rest = arguments[0], arguments[1:]
+    path = Path(place).expanduser()
+    if any(each.split("=")[0] == "--data" for each in rest):
+        raise UserError(f"{place} and --data both name the data; leave one of them out")
+    kind, option = "Folder", "root"
+    if not path.is_dir():
+        kind, option = ENDINGS.get(path.suffix.lower(), ""), "path"
+    if not kind:
+        raise UserError(
+            f"there is no folder {place}; give a folder of images, a file that ends in {', '.join(ENDINGS)}, or another data "
+            "set with --data, such as --data Cifar10 --data.root DIR"
+        )
+    return ["--data", kind, f"--data.{option}", place, *rest], "/".join(path.resolve().parts[-2:]).removesuffix(
+        path.suffix
+    )
+
+
+def _free(folder: Path) -> Path:
+    """A folder that nothing is in.
+
+    Raises:
+        UserError: there is something in it, or it is a file.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"{folder} is there already; choose another folder with --out, or remove it")
+    return folder
