@@ -86,6 +86,19 @@ def test_only_watched_anchors_are_recorded(tmp_path, monkeypatch):
     assert sorted(set(table["anchor"])) == watched and len(set(table["candidate"])) == 12
 
 
+def test_a_batch_without_watched_anchors_costs_no_sweep(tmp_path, monkeypatch):
+    monkeypatch.setattr(flagged_pairs, "WATCHED", 2)
+    recorder, swept = recorder_of(tmp_path), []
+    plain = flagged_pairs.flagged_pairs
+    monkeypatch.setattr(flagged_pairs, "flagged_pairs", lambda *given: swept.append(1) or plain(*given))
+    watched = recorder.watched.nonzero().flatten().tolist()
+    others = [row for row in range(12) if row not in watched]
+    recorder.add(judged(others[:5]))
+    assert not swept and not recorder.pairs
+    recorder.add(judged([*others[:4], watched[0]]))
+    assert len(swept) == 1 and recorder.pairs
+
+
 def test_the_number_of_pairs_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(flagged_pairs, "MOST_PAIRS", 20)
     recorder = recorder_of(tmp_path)

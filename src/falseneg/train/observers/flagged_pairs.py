@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from falseneg.contrast import Contrast
 from falseneg.data import ImageSet
 from falseneg.files import replacing, write_bytes
 from falseneg.flagged import Judged
 from falseneg.foreign.text import read_json
-from falseneg.rules import AboveThreshold, SameGroup
+from falseneg.rules import AboveThreshold, PairRule, SameGroup
 from falseneg.statistics import flagged_pairs, similarity_histogram
 from falseneg.train.names import FLAGGED, SIMILARITIES
 from falseneg.train.observers.base import Figures, Observer
@@ -113,18 +114,24 @@ class FlaggedPairs(Observer):
             counts = similarity_histogram(contrast, rule, self.labels, BINS) if histogram_due else {}
             for kind, count in counts.items():
                 self.histogram[kind] = self.histogram.get(kind, 0) + count.cpu()
-            group = self.watched[contrast.anchors.sample.clamp(min=0)].long()[:, None] - 1
-            anyone = torch.zeros(len(contrast.candidates), 1, dtype=torch.int64, device=group.device)
-            limit = max(1, MOST_PAIRS // self.steps_per_epoch)
-            anchor, column, score = flagged_pairs(contrast, rule & SameGroup(group, anyone), limit)
-            pairs = torch.stack([contrast.anchors.sample[anchor], contrast.candidates.sample[column]], dim=1)
-            known = (pairs >= 0).all(dim=1)  # a bank that keeps own keys does not say whose they are
-            pairs, score = _highest(pairs[known].cpu(), score[known].float().cpu())
-            self.pairs.append(pairs)
-            self.scores.append(score)
+            self._list_pairs(contrast, rule)
             if isinstance(rule, AboveThreshold) and rule.space is None:
                 finite = rule.threshold[rule.threshold.isfinite()]
                 self.thresholds += [float(finite.mean())] if len(finite.flatten()) else []
+
+    def _list_pairs(self, contrast: Contrast, rule: PairRule) -> None:
+        """The flagged pairs of the watched images; no sweep of the matrix where the batch shows none of them."""
+        group = self.watched[contrast.anchors.sample.clamp(min=0)].long()[:, None] - 1
+        if not bool((group >= 0).any()):
+            return
+        anyone = torch.zeros(len(contrast.candidates), 1, dtype=torch.int64, device=group.device)
+        limit = max(1, MOST_PAIRS // self.steps_per_epoch)
+        anchor, column, score = flagged_pairs(contrast, rule & SameGroup(group, anyone), limit)
+        pairs = torch.stack([contrast.anchors.sample[anchor], contrast.candidates.sample[column]], dim=1)
+        known = (pairs >= 0).all(dim=1)  # a bank that keeps own keys does not say whose they are
+        pairs, score = _highest(pairs[known].cpu(), score[known].float().cpu())
+        self.pairs.append(pairs)
+        self.scores.append(score)
 
     def write(self, epoch: int) -> None:
         """Write what was collected in this epoch (from 1), and start again. A repeated epoch replaces itself."""
