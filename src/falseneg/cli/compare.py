@@ -39,6 +39,7 @@ from falseneg.foreign.text import read_yaml
 from falseneg.train.defaults import Circumstances, available_cores
 from falseneg.train.forecast import forecast
 from falseneg.train.plan import LOOKED_AT, make_plan
+from falseneg.train.processes import processes_of
 from falseneg.train.progress import duration
 from falseneg.train.run import INCIDENTAL
 
@@ -89,6 +90,13 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     settings = run_settings(parser, options)
     own = _own_variants(arguments)
+    if processes_of(settings["devices"], settings["nodes"]).number > 1:
+        raise UserError(
+            "compare trains each run in one process; leave --devices and --nodes out, start it without torchrun or srun, and give "
+            "--jobs to train several runs at once"
+        )
+    if settings["evaluate"] == "later":
+        raise UserError("compare needs what is measured; leave --evaluate out")
     if options["minutes"] is not None and any(each.startswith("--epochs") for each in arguments):
         raise UserError("--minutes sets the epochs; leave it out, or --epochs")
     if options["minutes"] is not None and not options["minutes"] > 0:
