@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import warnings
 from collections.abc import Mapping
@@ -138,8 +139,11 @@ def connect(run: Run) -> Fabric:
     """
     from lightning_fabric import Fabric
 
-    # Fabric advises on clusters and on tensor cores; none of it is about this run.
+    # Fabric advises on clusters and on tensor cores, and tells which process it starts; none of it is about this run.
     warnings.filterwarnings("ignore", module="lightning_fabric")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    # Of a 1 x 1 convolution: its gradient may lie in memory in more than one order, and is copied.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
     accelerator = "cuda" if run.accelerator == "gpu" else run.accelerator
     wanted = processes_of(run.devices, run.nodes)
     strategy = "auto" if wanted.number == 1 else "ddp"
