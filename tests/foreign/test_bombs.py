@@ -187,6 +187,7 @@ CHECKPOINTS = {
 def test_checkpoints(refused, tmp_path):
     for number, make in enumerate(CHECKPOINTS.values()):
         run = refused.folder("checkpoints/last.pt", bomb := make())
+        (run / "checkpoints" / "previous.pt").unlink()  # which would be taken instead
         weights = tmp_path / f"{number}.pth"
         weights.write_bytes(bomb)
         refused.commands += [

@@ -71,7 +71,8 @@ def fit(
     Args:
         run: the parts and the options.
         folder: the run's folder; made if it is not there.
-        resume: continue the run in that folder from its last checkpoint; a finished run stays as it is.
+        resume: continue the run in that folder from its last checkpoint. A finished run stays as it is, unless it is to have
+            more epochs; from there on its schedules are those of a run of so many.
         configuration: the full configuration as YAML, to be stored as config.yaml.
         progress: shows how it goes; None is a bar on a terminal, lines elsewhere.
 
