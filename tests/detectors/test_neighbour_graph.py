@@ -20,7 +20,7 @@ class Made:
         self.points, self.kind = blobs(ROWS, 4, seed=seed, spread=spread)
         self.asked = []
 
-    def encoded(self, encoder=None):
+    def encoded(self, encoder=None, modality="image"):
         self.asked.append(("encoded", encoder))
         return self.points
 

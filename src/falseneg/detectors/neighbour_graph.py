@@ -12,7 +12,7 @@ from torch import Tensor
 from falseneg.clock import Clock, Duration
 from falseneg.clustering import check_points
 from falseneg.contrast import Contrast, Space
-from falseneg.detectors.base import Detector, Features
+from falseneg.detectors.base import Detector, Features, check_modality
 from falseneg.detectors.guide import check_one_for_each, read_embeddings
 from falseneg.detectors.threshold import check_share
 from falseneg.errors import UserError
@@ -62,6 +62,8 @@ class NeighbourGraph(Detector):
         agreement: act only while two graphs of different views agree by so much (`falseneg.graph.agreement`), from 0 to 1; 0
             always acts. With the first graph that does, pairs are treated as the run's strategy says, and if the next one does
             so, too, the surest are attracted; below, nothing is flagged. The figure "graph agreement" of an epoch tells it.
+        modality: whose graph it is: that of the "image", or with two towers of the "text", the captions of each image. Features of
+            texts have no views, and are centred and not whitened.
 
     Raises:
         UserError: an option is outside its range, or the guide cannot be read.
@@ -81,6 +83,7 @@ class NeighbourGraph(Detector):
         refresh: list[str] | None = None,
         guide: str | Path | None = None,
         agreement: float = 0.0,
+        modality: str = "image",
     ) -> None:
         super().__init__()
         for name, number in (("neighbours", neighbours), ("eigenvectors", eigenvectors)):
@@ -93,13 +96,15 @@ class NeighbourGraph(Detector):
             raise UserError(f"NeighbourGraph: agreement is {agreement}; it is a share of pairs, so give 0 to 1")
         if agreement and guide is not None and Path(guide).suffix == TABLE:
             raise UserError("NeighbourGraph: embeddings in a file have no views that could agree; leave agreement out")
+        if agreement and modality == "text":
+            raise UserError("NeighbourGraph: texts have no views that could agree; leave agreement out")
         if guide is not None and refresh is not None:
             raise UserError("NeighbourGraph: the graph of a guide never changes; leave refresh out")
         if refresh is not None and not refresh:
             raise UserError("NeighbourGraph: refresh is empty, so that there would be no graph; give a duration")
         self.neighbours, self.eigenvectors, self.share, self.attract = neighbours, eigenvectors, share, attract
         self.refresh = [Duration.parse(each) for each in refresh or (REFRESHED if guide is None else ["0 epochs"])]
-        self.agreement = agreement
+        self.agreement, self.modality = agreement, modality
         self.grows = refresh is None and guide is None
         self.guide, self._embeddings = None if guide is None else str(_file_of(Path(guide))), None
         if self.guide is not None and self.guide.endswith(TABLE):
@@ -111,8 +116,9 @@ class NeighbourGraph(Detector):
         """Make room for the coordinates.
 
         Raises:
-            UserError: nothing says how many pairs to flag, there are too few images, or a guide's embeddings are not one for each.
+            UserError: there are no texts; nothing says how many pairs to flag, there are too few images, or a guide's embeddings are not one for each.
         """
+        check_modality("NeighbourGraph", self.modality, facts)
         if facts.classes is None and (self.share is None or self.eigenvectors is None):
             raise UserError("NeighbourGraph: give share and eigenvectors, or the number of expected classes")
         self.share = self.share or 1 / (facts.classes or 1)
@@ -168,6 +174,8 @@ class NeighbourGraph(Detector):
         """(rows, F) features, and those of views of some images, if there is an encoder to embed them."""
         if self._embeddings is not None:
             return self._embeddings, None
+        if self.modality == "text":
+            return features.encoded(modality=self.modality), None
         encoder = None if self.guide is None else Encoder.load(self.guide).eval()
         rows = len(self.table) - 1
         viewed = torch.linspace(0, rows - 1, min(rows, VIEWED)).round().long()
