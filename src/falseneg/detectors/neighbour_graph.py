@@ -13,7 +13,7 @@ from falseneg.clock import Clock, Duration
 from falseneg.clustering import check_points
 from falseneg.contrast import Contrast, Space
 from falseneg.detectors.base import Detector, Features, check_modality
-from falseneg.detectors.guide import check_one_for_each, read_embeddings
+from falseneg.detectors.guide import TABLES, check_one_for_each, is_table, read_embeddings
 from falseneg.detectors.threshold import check_share
 from falseneg.errors import UserError
 from falseneg.facts import Facts
@@ -29,8 +29,6 @@ REFRESHED = ("1 epoch", "2 epochs", "3 epochs", "4 epochs", "6 epochs", "8 epoch
 GROWTH = 1.25
 VIEWED = 8192
 """Images whose views say what does not matter, and whether graphs agree, at most."""
-TABLE = ".npy"
-"""The ending of a guide that is a file of embeddings, and not an encoder."""
 CLOSED = 2.0
 """A threshold that no cosine exceeds."""
 
@@ -56,9 +54,9 @@ class NeighbourGraph(Detector):
         attract: the part of them that is attracted, from 0 to 1: the surest.
         refresh: when the graph is made: durations, the first of which is when flagging begins; None for after epochs 1, 2, 3,
             4, 6, 8, 10 and 12, and then whenever a quarter more epochs are done.
-        guide: compare by another model: an encoder.safetensors, the folder of a finished run, or a NumPy file (.npy) with an
-            embedding of each image to learn from, (rows, F) floating point, which is centred and not whitened. The graph is
-            then made once, at the start.
+        guide: compare by another model: an encoder.safetensors, the folder of a finished run, or a file with an embedding of
+            each image to learn from or of its text, (rows, F) floating point, in a NumPy file (.npy) or a .safetensors file
+            of one tensor, which is centred and not whitened. The graph is then made once, at the start.
         agreement: act only while two graphs of different views agree by so much (`falseneg.graph.agreement`), from 0 to 1; 0
             always acts. With the first graph that does, pairs are treated as the run's strategy says, and if the next one does
             so, too, the surest are attracted; below, nothing is flagged. The figure "graph agreement" of an epoch tells it.
@@ -94,8 +92,6 @@ class NeighbourGraph(Detector):
             raise UserError(f"NeighbourGraph: attract is {attract}; it is a share of the flagged pairs, so give 0 to 1")
         if not 0 <= agreement <= 1:
             raise UserError(f"NeighbourGraph: agreement is {agreement}; it is a share of pairs, so give 0 to 1")
-        if agreement and guide is not None and Path(guide).suffix == TABLE:
-            raise UserError("NeighbourGraph: embeddings in a file have no views that could agree; leave agreement out")
         if agreement and modality == "text":
             raise UserError("NeighbourGraph: texts have no views that could agree; leave agreement out")
         if guide is not None and refresh is not None:
@@ -107,9 +103,20 @@ class NeighbourGraph(Detector):
         self.agreement, self.modality = agreement, modality
         self.grows = refresh is None and guide is None
         self.guide, self._embeddings = None if guide is None else str(_file_of(Path(guide))), None
-        if self.guide is not None and self.guide.endswith(TABLE):
+        if self.guide is None:
+            return
+        if is_table(Path(self.guide)):
+            if agreement:
+                raise UserError(
+                    "NeighbourGraph: embeddings in a file have no views that could agree; leave agreement out"
+                )
             self._embeddings = read_embeddings(Path(self.guide), "NeighbourGraph").float()
-        elif self.guide is not None:
+        elif modality == "text":
+            raise UserError(
+                f"NeighbourGraph: {self.guide} is an encoder of images, and modality is 'text'; give a file of embeddings of the "
+                "texts as the guide"
+            )
+        else:
             Encoder.load(self.guide)  # what is wrong with it is said at once
 
     def prepare(self, facts: Facts) -> None:
@@ -217,9 +224,9 @@ def _file_of(path: Path) -> Path:
     """The file of a guide, which has a form that is known."""
     if path.is_dir():
         path = path / "encoder.safetensors"
-    if path.suffix not in (TABLE, ".safetensors") or not path.is_file():
+    if path.suffix not in TABLES or not path.is_file():
         raise UserError(
-            f"NeighbourGraph: there is no file {path}; give an encoder.safetensors, the folder of a finished run or a .npy file "
-            "of embeddings as the guide"
+            f"NeighbourGraph: there is no file {path}; give an encoder.safetensors, the folder of a finished run or a .npy or "
+            ".safetensors file of embeddings as the guide"
         )
     return path
