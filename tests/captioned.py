@@ -1,6 +1,11 @@
 """Digits with captions, and two towers so small that they learn in seconds."""
 
+import io
+import json
+import tarfile
+
 import torch
+from PIL import Image
 
 import falseneg as fn
 from falseneg.data import Augmentation, Digits, Subset
@@ -45,3 +50,20 @@ def pair_run(seed=0, **options):
         "seed": seed,
     }
     return Run(**{**parts, **options})
+
+
+def write_shards(folder, split="train", images=96, shards=3):
+    """The same images as webdataset writes them: pictures, captions and names of classes in KEY.json."""
+    folder.mkdir()
+    data = CaptionedDigits(split, images)
+    for shard in range(shards):
+        with tarfile.open(folder / f"{split}-{shard}.tar", "w") as tar:
+            for row in range(shard, images, shards):
+                picture = io.BytesIO()
+                Image.fromarray(data.image(row).permute(1, 2, 0).numpy()).save(picture, "png")
+                about = {"name": WORDS[int(data.labels[row])], "captions": data.captions(row)}
+                for ending, content in (("png", picture.getvalue()), ("json", json.dumps(about).encode())):
+                    member = tarfile.TarInfo(f"{row:04d}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return str(folder / f"{split}-*.tar")

@@ -20,6 +20,7 @@ class Facts:
         seed: of the run, for those who draw.
         caption_groups: (rows,) int64, the same number for images with the same captions, −1 for none; None where nobody
             asks, or there are no captions.
+        modalities: what `falseneg.detectors.Features` can embed of each row: "image", and with two towers "text".
     """
 
     rows: int
@@ -29,3 +30,4 @@ class Facts:
     contrasts: tuple[str, ...] = ("views",)
     seed: int = 0
     caption_groups: Tensor | None = None
+    modalities: tuple[str, ...] = ("image",)

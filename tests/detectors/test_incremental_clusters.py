@@ -27,7 +27,7 @@ def prepared(*arguments, facts=FACTS, **options):
 def clustered(*arguments, points=None, clock=None, **options):
     detector = prepared(*arguments, **options)
     points = unit(ROWS, 6, seed=0, dtype=torch.float32) if points is None else points
-    detector.start_epoch(lambda: points, clock or clock_at(5))
+    detector.start_epoch(lambda *_: points, clock or clock_at(5))
     return detector
 
 
@@ -125,7 +125,7 @@ def times_of(epochs, **options):
     detector, seen = prepared([4], **options), []
     for epoch in range(epochs):
 
-        def features(epoch=epoch):
+        def features(modality, epoch=epoch):
             seen.append(epoch)
             return unit(ROWS, 6, seed=epoch, dtype=torch.float32)
 
@@ -160,7 +160,7 @@ def test_acceptance_goes_on_between_two_clusterings():
     before = detector.per_sample()["clusters 5"]
     contrast, _ = contrast_of([0, 1])
     for step in (5, 17, 29):
-        detector.start_epoch(lambda: pytest.fail("not due"), clock_at(5))
+        detector.start_epoch(lambda *_: pytest.fail("not due"), clock_at(5))
         detector.flag(contrast, clock_at(0, batch=step))
         accepted = detector.per_sample()["pseudo-labels 5"]
         assert int((accepted >= 0).sum()) == round(step / 50 * ROWS)
@@ -171,7 +171,7 @@ def test_the_seed_and_the_epoch_decide():
     def found(seed, epoch, noise):
         torch.manual_seed(noise)
         detector = prepared([7], facts=fn.Facts(ROWS, 20, seed=seed))
-        detector.start_epoch(lambda: unit(ROWS, 6, seed=0, dtype=torch.float32), clock_at(epoch))
+        detector.start_epoch(lambda *_: unit(ROWS, 6, seed=0, dtype=torch.float32), clock_at(epoch))
         return detector.per_sample()["clusters 7"]
 
     assert torch.equal(found(0, 3, 1), found(0, 3, 2))
@@ -197,7 +197,7 @@ def test_a_clustering_that_fails_leaves_everything_as_it_was():
     broken = unit(ROWS, 6, seed=9, dtype=torch.float32)
     broken[5, 0] = torch.nan
     with pytest.raises(fn.UserError, match="image 5 is not finite"):
-        detector.start_epoch(lambda: broken, clock_at(6))
+        detector.start_epoch(lambda *_: broken, clock_at(6))
     assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from test_graph import blobs, views_of
 from torch.nn.functional import normalize
 
@@ -20,7 +21,7 @@ class Made:
         self.points, self.kind = blobs(ROWS, 4, seed=seed, spread=spread)
         self.asked = []
 
-    def encoded(self, encoder=None):
+    def encoded(self, encoder=None, modality="image"):
         self.asked.append(("encoded", encoder))
         return self.points
 
@@ -193,9 +194,30 @@ def test_a_guide_that_is_an_encoder(tmp_path):
         assert not list(detector.parameters())
 
 
-def refused(tmp_path, array):
+def refused(tmp_path, array, **options):
     np.save(tmp_path / "guide.npy", array)
-    return fn.NeighbourGraph(guide=tmp_path / "guide.npy")
+    return fn.NeighbourGraph(guide=tmp_path / "guide.npy", **options)
+
+
+def test_a_guide_of_texts_in_either_form_of_file(tmp_path):
+    """Of two towers, whose modality says nothing where there is a file; an encoder of images is no guide of texts."""
+    made = Made()
+    save_file({"texts": made.points}, tmp_path / "texts.safetensors")
+    np.save(tmp_path / "texts.npy", made.points.numpy())
+    tables = []
+    for name, modality in (("texts.npy", "image"), ("texts.safetensors", "text")):
+        detector = fn.NeighbourGraph(6, guide=tmp_path / name, modality=modality)
+        detector.prepare(fn.Facts(ROWS, negatives=10, classes=4, modalities=("image", "text")))
+        detector.start_epoch(made, clock(0))
+        tables.append(detector.table[:-1])
+    assert torch.equal(*tables) and not made.asked
+    with pytest.raises(fn.UserError, match="texts.safetensors holds 80 embeddings, but there are 81 images"):
+        fn.NeighbourGraph(6, guide=tmp_path / "texts.safetensors").prepare(fn.Facts(81, negatives=10, classes=4))
+    fn.Encoder("resnet10t", image_size=8).save(tmp_path / "encoder.safetensors")
+    with pytest.raises(
+        fn.UserError, match="is an encoder of images, and modality is 'text'; give a file of embeddings"
+    ):
+        fn.NeighbourGraph(guide=tmp_path, modality="text")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +229,7 @@ def refused(tmp_path, array):
         (lambda _: fn.NeighbourGraph(attract=1.5), "attract is 1.5; it is a share of the flagged pairs"),
         (lambda _: fn.NeighbourGraph(agreement=2.0), "agreement is 2.0; it is a share of pairs"),
         (
-            lambda _: fn.NeighbourGraph(agreement=0.5, guide="a.npy"),
+            lambda path: refused(path, np.eye(5), agreement=0.5),
             "have no views that could agree; leave agreement out",
         ),
         (lambda _: fn.NeighbourGraph(refresh=[]), "refresh is empty"),

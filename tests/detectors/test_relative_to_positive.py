@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import torch
 from reference import loops
+from safetensors.torch import save_file
 
 import falseneg as fn
+from falseneg.batch import Embeddings
 from falseneg.losses import Criterion
+from falseneg.methods.two_towers import contrast_pairs
 
 CLOCK = fn.Clock(0, 1, 1)
 
@@ -73,6 +76,43 @@ def test_with_a_guide(dtype, margins, tmp_path):
     assert seen == {(True, True), (False, True), (False, False)}
 
 
+@pytest.mark.parametrize("ending", ["npy", "safetensors"])
+def test_a_guide_of_texts_counts_in_both_directions(ending, tmp_path):
+    """By the rows of the pairs, whichever side is the anchor."""
+    guide = torch.randn(30, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    path = tmp_path / f"texts.{ending}"
+    np.save(path, guide.numpy()) if ending == "npy" else save_file({"anything": guide}, path)
+    detector = fn.RelativeToPositive(absolute_margin=0.7, guide=path)
+    detector.prepare(fn.Facts(rows=30, negatives=7, modalities=("image", "text")))
+    row = [4, 29, 0, 7, 13, 21, 8, 15]
+    sides = {name: catalogue.unit(8, 5, seed=seed)[:, None] for seed, name in enumerate(("image", "text"))}
+    for contrast in contrast_pairs(Embeddings(torch.tensor(row), sides)):
+        flagged, expected = flags(detector.flag(contrast, CLOCK), contrast), []
+        for one in row:
+            cosines = [float(guide[one] @ guide[other] / guide[one].norm() / guide[other].norm()) for other in row]
+            expected.append([cosine > 1 - 0.7 for cosine in cosines])
+        assert flagged.tolist() == expected and 8 < flagged.sum() < 64
+
+
+def test_a_guide_in_half_precision(tmp_path):
+    save_file({"embeddings": torch.eye(4).bfloat16()}, tmp_path / "guide.safetensors")
+    assert torch.equal(fn.RelativeToPositive(0.1, guide=tmp_path / "guide.safetensors").embeddings, torch.eye(4))
+
+
+def test_safetensors_that_hold_no_embeddings(tmp_path):
+    path = tmp_path / "guide.safetensors"
+    for content, sentence in (
+        ({"one": torch.eye(2), "two": torch.eye(2)}, "holds 2 tensors; give a file with one"),
+        ({"one": torch.eye(2).long()}, "int64 of shape .2, 2.; give floats"),
+    ):
+        save_file(content, path)
+        with pytest.raises(fn.UserError, match=sentence):
+            fn.RelativeToPositive(0.1, guide=path)
+    path.write_bytes(b"no")
+    with pytest.raises(fn.UserError, match="damaged or not a safetensors file"):
+        fn.RelativeToPositive(0.1, guide=path)
+
+
 def test_a_guide_is_no_part_of_the_checkpoint(tmp_path):
     np.save(tmp_path / "guide.npy", np.eye(4))
     assert not fn.RelativeToPositive(absolute_margin=0.1, guide=tmp_path / "guide.npy").state_dict()
@@ -99,7 +139,7 @@ def saved(folder, content):
         (lambda _: fn.RelativeToPositive(-2.1), "absolute_margin is -2.1; .*from -2 to 2"),
         (lambda _: fn.RelativeToPositive(float("nan")), "absolute_margin is nan"),
         (lambda _: fn.RelativeToPositive(relative_margin=1.0), "relative_margin is 1.0; .*from 0 to below 1"),
-        (lambda _: fn.RelativeToPositive(0.1, guide="nowhere.npy"), "there is no NumPy file nowhere.npy"),
+        (lambda _: fn.RelativeToPositive(0.1, guide="nowhere.npy"), "there is no file nowhere.npy of embeddings"),
         (lambda f: fn.RelativeToPositive(guide=saved(f, np.eye(3))), "give absolute_margin or relative_margin"),
         (
             lambda f: fn.RelativeToPositive(0.1, guide=saved(f, np.eye(3, dtype=int))),

@@ -38,7 +38,7 @@ def clusters():
     detector.prepare(fn.Facts(rows=10, negatives=14))
     points = torch.randn(10, DIM, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     at_once, clustering.MOST_AT_ONCE = clustering.MOST_AT_ONCE, 3
-    detector.start_epoch(lambda: normalize(points, dim=1), CLOCK)
+    detector.start_epoch(lambda *_: normalize(points, dim=1), CLOCK)
     clustering.MOST_AT_ONCE = at_once
     return detector
 

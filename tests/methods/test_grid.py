@@ -82,7 +82,7 @@ def test_every_combination_makes_a_finite_step(steps, objective, strategy):
             DETECTORS[detector](), fn.STRATEGIES[strategy], OBJECTIVES[objective](), TEMPERATURES[temperature]()
         )
         criterion.prepare(fn.Facts(**FACTS, contrasts=method.contrast_names))
-        criterion.detector.start_epoch(lambda: still, Clock(0, 5, 4))
+        criterion.detector.start_epoch(lambda *_: still, Clock(0, 5, 4))
         for step, batch in enumerate(batches):
             embeddings = leaves(batch)
             loss, judged = criterion(method.contrasts(embeddings), Clock(step, 5, 4))

@@ -15,12 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import captioned
 import torch
 import torch.distributed as dist
 from train.parts import tiny_encoder, tiny_run
 
 import falseneg as fn
-from falseneg.data import Subset
+from falseneg.data import Shards, Subset
 from falseneg.train import SGD, fit, loop, pretrain
 from falseneg.train.observers import accuracy
 
@@ -59,6 +60,19 @@ def run_of(method="SimCLR", form="FNC", **options):
         temperature=temperature.double(),
         optimiser=SGD(0.02),
         **{**usual, **options},
+    )
+
+
+def shard_run(shards, **options):
+    """Two towers on webdataset's shards, with what is kept for each image and each text."""
+    return captioned.pair_run(
+        data=Shards(shards, label="name", caption="captions", cache=str(Path(shards).parent)),
+        method=captioned.two_towers(support_texts=1),
+        detector=fn.GlobalThreshold(alpha=0.2),
+        objective=fn.GlobalContrastive(0.7, relative=True),
+        test=None,
+        holdout=0.0,
+        **options,
     )
 
 
@@ -127,7 +141,7 @@ def note_rows(path):
     loop.step = step
 
 
-def train(folder, variables, log, resume=False, wait=None, fault=None, rows=None, **options):
+def train(folder, variables, log, resume=False, wait=None, fault=None, rows=None, build=run_of, **options):
     """What one of the processes does; what it says goes to a file."""
     os.environ.update({"OMP_NUM_THREADS": "1", **variables})
     with open(log, "w") as file:
@@ -142,7 +156,7 @@ def train(folder, variables, log, resume=False, wait=None, fault=None, rows=None
     if rows is not None:
         note_rows(rows)
     try:
-        fit(run_of(**options), folder, resume=resume)
+        fit(build(**options), folder, resume=resume)
     except fn.UserError as error:
         print(f"REFUSED {error}", flush=True)
         sys.exit(2)

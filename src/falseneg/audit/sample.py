@@ -55,10 +55,10 @@ class Sample:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __call__(self) -> Tensor:
+    def __call__(self, modality: str = "image") -> Tensor:
         return normalize(self.features, dim=1)
 
-    def encoded(self, encoder: nn.Module | None = None) -> Tensor:
+    def encoded(self, encoder: nn.Module | None = None, modality: str = "image") -> Tensor:
         return self.features
 
     def of_views(self, row: Tensor, views: int, encoder: nn.Module | None = None) -> Tensor:

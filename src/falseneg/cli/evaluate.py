@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import Dataset
 
 from falseneg.cli.configuration import instantiated, run_settings, uses_gpu
@@ -17,17 +16,32 @@ from falseneg.cli.messages import did_you_mean
 from falseneg.cli.parser import CONFIG, run_parser
 from falseneg.cli.protocols import Asked, file_name, measure
 from falseneg.cli.trusting import named
+from falseneg.data import as_image_set
 from falseneg.errors import UserError
-from falseneg.evaluation import PROTOCOLS, Protocol, evaluate, evaluations_of
+from falseneg.evaluation import (
+    PAIR_EVALUATIONS,
+    PROTOCOLS,
+    Measure,
+    Protocol,
+    evaluate,
+    evaluations_of,
+    extract_features,
+    pair_figures,
+    pair_split,
+)
+from falseneg.evaluation.pairs import DEPTHS
 from falseneg.files import write_bytes
 from falseneg.methods import SimCLR
-from falseneg.train.plan import make_plan
+from falseneg.methods.two_towers import TwoTowers
+from falseneg.train.embeddings import EmbedImages
+from falseneg.train.plan import Plan, make_plan
 from falseneg.train.run import Run, check_seed
-from falseneg.train.sources import KINDS, open_encoder
+from falseneg.train.sources import KINDS, has_towers, open_encoder, open_towers
 
 ABOUT = (
     "Measure an encoder. Without --protocol on frozen features: weighted nearest neighbours (k = 20), a linear probe, and "
-    "logistic regression on a few labelled images of each class (mean over draws); with it as a paper does. Classifiers learn "
+    "logistic regression on a few labelled images of each class (mean over draws); of two towers and captioned images also "
+    "retrieval and zero-shot accuracy; with it as a paper does. Classifiers learn "
     "from --data and are measured on --test, else on the data set's own test split, else on --holdout. Of a run, all these are "
     "the run's own unless given anew."
 )
@@ -37,6 +51,7 @@ OPTIONS = (
     "seed",
     "few_labels",
     "few_label_draws",
+    "prompts",
     "skip_unreadable",
     "accelerator",
     "workers",
@@ -75,9 +90,10 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError(f"evaluate needs SOURCE first: {KINDS}")
     options = parser.parse_args(arguments)
     check_seed(options["seed"])
-    torch.manual_seed(options["seed"])  # for a model without weights
     layers = _head_layers(options)
-    found = open_encoder(options["encoder"], options["weights"], options["image_size"], layers > 0)
+    torch.manual_seed(options["seed"])  # for a model without weights
+    source = options["encoder"], options["weights"], options["image_size"]
+    found = open_encoder(*source, layers > 0)
     parts = instantiated(parser, options)
     protocol: Protocol | None = parts["protocol"]
     if parts["data"] is None and (protocol is None or protocol.wants):
@@ -88,9 +104,12 @@ def run(arguments: Sequence[str]) -> int:
         check_duplicates=False,
         **{name: parts[name] for name in OPTIONS},
     )
-    if protocol is None:
-        return _plain(run, found.encoder, options["encoder"], options["out"])
-    return measure(protocol, Asked(run, found, options["encoder"], options["out"], USUAL_SIZE))
+    if protocol is not None:
+        return measure(protocol, Asked(run, found, options["encoder"], options["out"], USUAL_SIZE))
+    if as_image_set(run.data).captioned:
+        torch.manual_seed(options["seed"])
+        run.method = open_towers(*source) or run.method
+    return _plain(run, options["encoder"], options["out"])
 
 
 def _by_name(arguments: Sequence[str]) -> list[str]:
@@ -132,45 +151,70 @@ def _head_layers(options: Any) -> int:
     return max(layers or [0])
 
 
-def _plain(run: Run, encoder: nn.Module, source: str, out: Path | None) -> int:
-    """What is measured of every encoder, with usual settings."""
-    figures = _measure(run, encoder)
+def _plain(run: Run, source: str, out: Path | None) -> int:
+    """What is measured of every encoder and of two towers, with usual settings."""
+    figures = _measure(run)
     out = out or _beside(source)
     write_bytes(out, (json.dumps(figures, indent=1) + "\n").encode())
-    for each in evaluations_of(figures["few_labels"], figures["few_label_draws"]):
-        accuracy, sd = figures[each.key], figures.get(f"{each.key}_sd")
-        spread = "" if sd is None else f" ± {sd:.1%}"
-        print(f"{each.title:<20}" + ("not measurable" if accuracy is None else f"{accuracy:.1%}{spread}"))
+    measured: list[Measure] = [*evaluations_of(figures["few_labels"], figures["few_label_draws"]), *PAIR_EVALUATIONS]
+    for each in measured:
+        if each.key in figures:
+            accuracy, sd = figures[each.key], figures.get(f"{each.key}_sd")
+            spread = "" if sd is None else f" ± {sd:.1%}"
+            print(f"{each.title:<26}" + ("not measurable" if accuracy is None else f"{accuracy:.1%}{spread}"))
+    for shared, words in (("", ""), ("shared_", ", any with the same words")):
+        for way in ("image_to_text", "text_to_image") if "retrieval" in figures else ():
+            found = " ".join(f"{figures[f'{shared}{way}_{depth}']:>6.1%}" for depth in DEPTHS)
+            print(f"  {way.replace('_', ' ')}, at 1, 5 and 10   {found}{words}")
     print(f"learned from {figures['images']:,} images, measured on {figures['test_images']:,}; written to {out}")
+    if "retrieval" not in figures and has_towers(source):
+        print(
+            "retrieval was not measured: the images to measure on have no captions; give captioned ones as --data and --test"
+        )
     return 0
 
 
-def _measure(run: Run, encoder: nn.Module) -> dict[str, Any]:
-    """The figures of a run's encoder, and what they were measured on."""
+def _measure(run: Run) -> dict[str, Any]:
+    """The figures of a run's encoder or towers, and what they were measured on."""
     run.check()
     gpu = uses_gpu({"accelerator": run.accelerator})
-    prepared = make_plan(run, gpu, resumed=True, say=lambda _: None)
-    if prepared.test is None:
+    plan = make_plan(run, gpu, resumed=True, say=lambda _: None)
+    measured = plan.test or plan.test_pairs
+    if measured is None:
         raise UserError(
             "accuracy needs labelled images to learn from and to measure on; give them as --data and --test"
         )
-    device = torch.accelerator.current_accelerator() if gpu else None
-    encoder = encoder.to(device or "cpu")
+    device = (torch.accelerator.current_accelerator() if gpu else None) or torch.device("cpu")
+    encoder = run.method.encoder.to(device)
     size = getattr(encoder, "image_size", None) or USUAL_SIZE
-    sets = (prepared.train, prepared.test)
-    figures = evaluate(
-        encoder,
-        *sets,
-        size,
-        device=device or "cpu",
-        workers=prepared.workers,
-        seed=run.seed,
-        evaluations=evaluations_of(run.few_labels, run.few_label_draws),
-        progress=_progress,
-    )
-    about = {"images": len(prepared.train), "test_images": len(prepared.test), "image_size": size, "seed": run.seed}
+    figures: dict[str, Any] = {}
+    if plan.test is not None:
+        figures |= evaluate(
+            encoder,
+            plan.train,
+            plan.test,
+            size,
+            device=device,
+            workers=plan.workers,
+            seed=run.seed,
+            evaluations=evaluations_of(run.few_labels, run.few_label_draws),
+            progress=_progress,
+        )
+    if isinstance(run.method, TwoTowers) and plan.test_pairs is not None:
+        figures |= _of_pairs(run.method.to(device), plan, size, device, run.prompts)
+    about = {"images": len(plan.train), "test_images": len(measured), "image_size": size, "seed": run.seed}
     about |= {"few_labels": run.few_labels, "few_label_draws": run.few_label_draws}
     return {**figures, **about}
+
+
+def _of_pairs(
+    towers: TwoTowers, plan: Plan, size: int, device: torch.device, prompts: Sequence[str]
+) -> dict[str, float | None]:
+    """Retrieval and zero-shot accuracy, as a run measures them."""
+    images = plan.test_pairs
+    assert images is not None
+    rows = extract_features(EmbedImages(towers), images, size, device=device, progress=_progress, workers=plan.workers)
+    return pair_figures(pair_split(rows, images, towers, prompts, device))
 
 
 def _settings_of_run(path: Path, arguments: Sequence[str]) -> dict[str, Any]:

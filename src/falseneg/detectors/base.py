@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast
+from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.rules import PairRule
 
@@ -18,20 +19,25 @@ Rules = PairRule | tuple[PairRule, ...]
 class Features(Protocol):
     """Passes over the data set, each made when it is asked for. Costs nothing unless asked.
 
-    What comes back is on the CPU and the same on every rank, all of which have to ask.
+    What comes back is on the CPU and the same on every rank, all of which have to ask. With two towers, the ``modality``
+    "text" is that of the captions instead of the images; of a row with several, their mean counts.
     """
 
-    def __call__(self) -> Tensor:
-        """(rows, D) unit embeddings of all images without augmentation, as the loss compares them.
+    def __call__(self, modality: str = "image") -> Tensor:
+        """(rows, D) unit embeddings of all images without augmentation, or of all captions, as the loss compares them.
 
         Float32, or float16 where the data set is large, mapped from a file that is there until `Detector.start_epoch` ends.
         """
         ...
 
-    def encoded(self, encoder: nn.Module | None = None) -> Tensor:
-        """(rows, F) features of all images without augmentation, before any head; of another encoder if one is given.
+    def encoded(self, encoder: nn.Module | None = None, modality: str = "image") -> Tensor:
+        """(rows, F) features of all images without augmentation, or of all captions, before any head.
 
         Float32 or float16, as above.
+
+        Args:
+            encoder: of images, instead of the one that trains.
+            modality: "image" or "text".
         """
         ...
 
@@ -44,6 +50,19 @@ class Features(Protocol):
             encoder: None for the one that trains.
         """
         ...
+
+
+def check_modality(owner: str, modality: str, facts: Facts) -> None:
+    """Refuse a modality of which there are no `Features`.
+
+    Raises:
+        UserError: the method does not embed it.
+    """
+    if modality not in facts.modalities:
+        raise UserError(
+            f"{owner}: modality is {modality!r}, and there is {' and '.join(map(repr, facts.modalities))} to look at; give one of "
+            "these, or a method with two towers"
+        )
 
 
 class Detector(nn.Module):

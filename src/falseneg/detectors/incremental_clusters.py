@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from falseneg.clock import Clock, Duration
 from falseneg.clustering import assign, check_points, spherical_k_means
 from falseneg.contrast import Contrast
-from falseneg.detectors.base import Detector, Rules
+from falseneg.detectors.base import Detector, Features, Rules, check_modality
 from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.rules import NoPairs, SameGroup
@@ -35,7 +35,8 @@ class IncrementalClusters(Detector):
     A clustering costs a pass over the data set and O(rows · clusters · D · iterations · restarts), on the GPUs
     that train where there are any; a step costs two look-ups for each row. Use it with elimination, as the paper
     prefers, or with `OwnDenominators` and "attract-outside". With a memory bank, images are looked up by who they are,
-    so that old keys get the latest pseudo-labels.
+    so that old keys get the latest pseudo-labels. With two towers both directions go by the same groups of rows, those of
+    the images or those of the texts; `AnyOf` and `AllOf` of one detector for each combine the two.
 
     Args:
         clusters: the numbers of clusters, one for each level; None for one, three and ten times the expected classes.
@@ -49,6 +50,7 @@ class IncrementalClusters(Detector):
         restarts: k-means starts this often, and the best by its objective counts (PCL's five).
         points_per_centroid: learn the centroids from this many images for each cluster, drawn again each time; None for
             all, which are held in memory as float32 then.
+        modality: what is clustered: "image", or with two towers "text", the captions of each image.
 
     Raises:
         UserError: an option is outside its range.
@@ -68,6 +70,7 @@ class IncrementalClusters(Detector):
         iterations: int = 20,
         restarts: int = 5,
         points_per_centroid: int | None = None,
+        modality: str = "image",
     ) -> None:
         super().__init__()
         self.clusters = None if clusters is None else _checked(clusters)
@@ -85,15 +88,16 @@ class IncrementalClusters(Detector):
         self.warmup, self.every = Duration.parse(warmup), Duration.parse(every)
         if self.every.amount == 0:
             raise UserError(f"IncrementalClusters: every is {every!r}; give more than 0")
-        self.temperature, self.acceptance = temperature, acceptance
+        self.temperature, self.acceptance, self.modality = temperature, acceptance, modality
         self.iterations, self.restarts, self.points_per_centroid = iterations, restarts, points_per_centroid
 
     def prepare(self, facts: Facts) -> None:
         """Set the numbers of clusters, and allocate the pseudo-labels.
 
         Raises:
-            UserError: nothing says how many clusters to make, or they are more than the images.
+            UserError: nothing says how many clusters to make, or they are more than the images; or there are no texts.
         """
+        check_modality("IncrementalClusters", self.modality, facts)
         if self.clusters is None:
             if facts.classes is None:
                 raise UserError("IncrementalClusters: give clusters, or the number of expected classes")
@@ -110,7 +114,7 @@ class IncrementalClusters(Detector):
         self.register_buffer("place_of", torch.zeros(shape, dtype=torch.int32))
         self.register_buffer("accepted", torch.zeros((), dtype=torch.int64))
 
-    def start_epoch(self, features: Callable[[], Tensor], clock: Clock) -> None:
+    def start_epoch(self, features: Features, clock: Clock) -> None:
         """Cluster, if it is time; depends on the embeddings, the run's seed and the epoch alone.
 
         Raises:
@@ -121,7 +125,7 @@ class IncrementalClusters(Detector):
         period = -(-self.every.steps(clock.steps_per_epoch, clock.epochs) // clock.steps_per_epoch)
         if clock.epoch < first or (clock.epoch - first) % max(1, period):
             return
-        points = features()
+        points = features(self.modality)
         if len(points) != len(self.clusters_of):
             raise UserError(
                 f"IncrementalClusters: {len(points)} embeddings for {len(self.clusters_of)} images; give one for each"
@@ -159,9 +163,10 @@ class IncrementalClusters(Detector):
         """All clusters, and those that are accepted at the moment, of each level."""
         held: dict[str, Tensor] = {}
         every_row = torch.arange(len(self.clusters_of), device=self.clusters_of.device)
+        of = "" if self.modality == "image" else f" {self.modality}"
         for level, number in enumerate(self._levels()):
-            held[f"clusters {number}"] = self.clusters_of[:, level].long()
-            held[f"pseudo-labels {number}"] = self._pseudo_labels(every_row)[:, level]
+            held[f"clusters {number}{of}"] = self.clusters_of[:, level].long()
+            held[f"pseudo-labels {number}{of}"] = self._pseudo_labels(every_row)[:, level]
         return held
 
     def _pseudo_labels(self, sample: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from falseneg.clock import Clock, Duration
 from falseneg.clustering import check_points
 from falseneg.contrast import Contrast, Space
-from falseneg.detectors.base import Detector, Features
-from falseneg.detectors.guide import check_one_for_each, read_embeddings
+from falseneg.detectors.base import Detector, Features, check_modality
+from falseneg.detectors.guide import TABLES, check_one_for_each, is_table, read_embeddings
 from falseneg.detectors.threshold import check_share
 from falseneg.errors import UserError
 from falseneg.facts import Facts
@@ -29,8 +29,6 @@ REFRESHED = ("1 epoch", "2 epochs", "3 epochs", "4 epochs", "6 epochs", "8 epoch
 GROWTH = 1.25
 VIEWED = 8192
 """Images whose views say what does not matter, and whether graphs agree, at most."""
-TABLE = ".npy"
-"""The ending of a guide that is a file of embeddings, and not an encoder."""
 CLOSED = 2.0
 """A threshold that no cosine exceeds."""
 
@@ -56,12 +54,14 @@ class NeighbourGraph(Detector):
         attract: the part of them that is attracted, from 0 to 1: the surest.
         refresh: when the graph is made: durations, the first of which is when flagging begins; None for after epochs 1, 2, 3,
             4, 6, 8, 10 and 12, and then whenever a quarter more epochs are done.
-        guide: compare by another model: an encoder.safetensors, the folder of a finished run, or a NumPy file (.npy) with an
-            embedding of each image to learn from, (rows, F) floating point, which is centred and not whitened. The graph is
-            then made once, at the start.
+        guide: compare by another model: an encoder.safetensors, the folder of a finished run, or a file with an embedding of
+            each image to learn from or of its text, (rows, F) floating point, in a NumPy file (.npy) or a .safetensors file
+            of one tensor, which is centred and not whitened. The graph is then made once, at the start.
         agreement: act only while two graphs of different views agree by so much (`falseneg.graph.agreement`), from 0 to 1; 0
             always acts. With the first graph that does, pairs are treated as the run's strategy says, and if the next one does
             so, too, the surest are attracted; below, nothing is flagged. The figure "graph agreement" of an epoch tells it.
+        modality: whose graph it is: that of the "image", or with two towers of the "text", the captions of each image. Features of
+            texts have no views, and are centred and not whitened.
 
     Raises:
         UserError: an option is outside its range, or the guide cannot be read.
@@ -81,6 +81,7 @@ class NeighbourGraph(Detector):
         refresh: list[str] | None = None,
         guide: str | Path | None = None,
         agreement: float = 0.0,
+        modality: str = "image",
     ) -> None:
         super().__init__()
         for name, number in (("neighbours", neighbours), ("eigenvectors", eigenvectors)):
@@ -91,28 +92,40 @@ class NeighbourGraph(Detector):
             raise UserError(f"NeighbourGraph: attract is {attract}; it is a share of the flagged pairs, so give 0 to 1")
         if not 0 <= agreement <= 1:
             raise UserError(f"NeighbourGraph: agreement is {agreement}; it is a share of pairs, so give 0 to 1")
-        if agreement and guide is not None and Path(guide).suffix == TABLE:
-            raise UserError("NeighbourGraph: embeddings in a file have no views that could agree; leave agreement out")
+        if agreement and modality == "text":
+            raise UserError("NeighbourGraph: texts have no views that could agree; leave agreement out")
         if guide is not None and refresh is not None:
             raise UserError("NeighbourGraph: the graph of a guide never changes; leave refresh out")
         if refresh is not None and not refresh:
             raise UserError("NeighbourGraph: refresh is empty, so that there would be no graph; give a duration")
         self.neighbours, self.eigenvectors, self.share, self.attract = neighbours, eigenvectors, share, attract
         self.refresh = [Duration.parse(each) for each in refresh or (REFRESHED if guide is None else ["0 epochs"])]
-        self.agreement = agreement
+        self.agreement, self.modality = agreement, modality
         self.grows = refresh is None and guide is None
         self.guide, self._embeddings = None if guide is None else str(_file_of(Path(guide))), None
-        if self.guide is not None and self.guide.endswith(TABLE):
+        if self.guide is None:
+            return
+        if is_table(Path(self.guide)):
+            if agreement:
+                raise UserError(
+                    "NeighbourGraph: embeddings in a file have no views that could agree; leave agreement out"
+                )
             self._embeddings = read_embeddings(Path(self.guide), "NeighbourGraph").float()
-        elif self.guide is not None:
+        elif modality == "text":
+            raise UserError(
+                f"NeighbourGraph: {self.guide} is an encoder of images, and modality is 'text'; give a file of embeddings of the "
+                "texts as the guide"
+            )
+        else:
             Encoder.load(self.guide)  # what is wrong with it is said at once
 
     def prepare(self, facts: Facts) -> None:
         """Make room for the coordinates.
 
         Raises:
-            UserError: nothing says how many pairs to flag, there are too few images, or a guide's embeddings are not one for each.
+            UserError: there are no texts; nothing says how many pairs to flag, there are too few images, or a guide's embeddings are not one for each.
         """
+        check_modality("NeighbourGraph", self.modality, facts)
         if facts.classes is None and (self.share is None or self.eigenvectors is None):
             raise UserError("NeighbourGraph: give share and eigenvectors, or the number of expected classes")
         self.share = self.share or 1 / (facts.classes or 1)
@@ -168,6 +181,8 @@ class NeighbourGraph(Detector):
         """(rows, F) features, and those of views of some images, if there is an encoder to embed them."""
         if self._embeddings is not None:
             return self._embeddings, None
+        if self.modality == "text":
+            return features.encoded(modality=self.modality), None
         encoder = None if self.guide is None else Encoder.load(self.guide).eval()
         rows = len(self.table) - 1
         viewed = torch.linspace(0, rows - 1, min(rows, VIEWED)).round().long()
@@ -209,9 +224,9 @@ def _file_of(path: Path) -> Path:
     """The file of a guide, which has a form that is known."""
     if path.is_dir():
         path = path / "encoder.safetensors"
-    if path.suffix not in (TABLE, ".safetensors") or not path.is_file():
+    if path.suffix not in TABLES or not path.is_file():
         raise UserError(
-            f"NeighbourGraph: there is no file {path}; give an encoder.safetensors, the folder of a finished run or a .npy file "
-            "of embeddings as the guide"
+            f"NeighbourGraph: there is no file {path}; give an encoder.safetensors, the folder of a finished run or a .npy or "
+            ".safetensors file of embeddings as the guide"
         )
     return path

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from falseneg.clock import Clock
 from falseneg.contrast import Contrast, Space
 from falseneg.detectors.base import Detector
-from falseneg.detectors.guide import check_one_for_each, read_embeddings
+from falseneg.detectors.guide import TABLES, check_one_for_each, read_embeddings
 from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.rules import AboveThreshold, PairRule, SameGroup
@@ -30,7 +30,8 @@ class RelativeToPositive(Detector):
     or text has a similarity of 1, and `PairLoss` a "guide". A negative margin flags only what is more similar than the
     positive by so much: Qwen3-Embedding (2025, arXiv 2506.05176) drops what scores above it by .1.
 
-    With a guide, similarities are those of its embeddings, one for each image of the data set. An image's similarity
+    With a guide, similarities are those of its embeddings, one for each row of the data set: of its image, or with two towers
+    of its image or its text, in both directions. An image's similarity
     with its own positive is then 1, so that a margin of 0 flags nothing: give one. Costs no sweep of the matrix; with a
     guide, its embeddings are held in memory, and each pair takes one more product.
 
@@ -38,8 +39,9 @@ class RelativeToPositive(Detector):
         absolute_margin: how much less similar than the positive a flagged negative may be, from −2 to 2; if neither
             margin is given, 0.
         relative_margin: the same as a share of the positive's similarity, from 0 to below 1.
-        guide: a NumPy file (.npy) with the embeddings of the images to learn from by another model: (rows, E) floating
-            point, line i for row i of the data set, of any length; None compares with the encoder's own.
+        guide: a file with the embeddings of the images to learn from, or of their texts, by another model: (rows, E)
+            floating point, line i for row i of the data set, of any length, in a NumPy file (.npy) or a .safetensors file
+            of one tensor; None compares with the encoder's own.
         space: the similarity to compare in, by name; None for the loss's own.
 
     Raises:
@@ -117,9 +119,9 @@ def _known(contrast: Contrast) -> SameGroup:
 
 def _read(path: Path) -> Tensor:
     """(rows, E) unit embeddings of a file."""
-    if not path.is_file() or path.suffix != ".npy":
+    if not path.is_file() or path.suffix not in TABLES:
         raise UserError(
-            f"RelativeToPositive: there is no NumPy file {path}; give a .npy file of embeddings as the guide"
+            f"RelativeToPositive: there is no file {path} of embeddings; give a .npy or .safetensors file as the guide"
         )
     embeddings = read_embeddings(path, "RelativeToPositive")
-    return normalize(embeddings.float() if embeddings.dtype == torch.float16 else embeddings, dim=1)
+    return normalize(embeddings.float() if embeddings.element_size() < 4 else embeddings, dim=1)

@@ -24,7 +24,7 @@ from falseneg.evaluation.knn import KNN, NearestNeighbours, knn_accuracy
 from falseneg.evaluation.label_fractions import LabelFractions
 from falseneg.evaluation.linear import Linear, linear_accuracy
 from falseneg.evaluation.linear_evaluation import LinearEvaluation
-from falseneg.evaluation.pairs import PAIR_EVALUATIONS, PairSplit, Retrieval, ZeroShot
+from falseneg.evaluation.pairs import PAIR_EVALUATIONS, PairSplit, Retrieval, ZeroShot, pair_figures, pair_split
 from falseneg.evaluation.parts import labelled
 from falseneg.evaluation.semi_supervised import SemiSupervised
 from falseneg.evaluation.transfer import Transfer
@@ -71,6 +71,8 @@ __all__ = [
     "group_figures",
     "knn_accuracy",
     "linear_accuracy",
+    "pair_figures",
+    "pair_split",
 ]
 
 PROTOCOLS: dict[str, type[Protocol]] = {

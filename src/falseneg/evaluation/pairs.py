@@ -12,10 +12,12 @@ from torch.nn.functional import normalize
 
 from falseneg.errors import UserError
 from falseneg.evaluation.base import Measure
+from falseneg.evaluation.features import evaluation_mode
 from falseneg.statistics.scan import ranges
 
 if TYPE_CHECKING:
     from falseneg.data.image_set import ImageSet
+    from falseneg.methods.two_towers import TwoTowers
 
 _TILE = 2**24
 DEPTHS = (1, 5, 10)
@@ -112,6 +114,40 @@ class ZeroShot(PairEvaluation):
 
 PAIR_EVALUATIONS: tuple[PairEvaluation, ...] = (Retrieval(), ZeroShot())
 """What is measured of two towers. A further one is its class and its place here."""
+
+
+def pair_figures(pairs: PairSplit) -> dict[str, float | None]:
+    """All figures of `PAIR_EVALUATIONS`."""
+    figures: dict[str, float | None] = {}
+    for each in PAIR_EVALUATIONS:
+        figures |= each.figures(pairs)
+    return figures
+
+
+def pair_split(
+    images: Tensor, image_set: ImageSet, towers: TwoTowers, prompts: Sequence[str], device: torch.device | str
+) -> PairSplit:
+    """What two towers make of captioned images whose embeddings are known.
+
+    Args:
+        images: (n, D) unit rows of the images, on the CPU.
+        image_set: the n images, with captions.
+        towers: on ``device`` already.
+        prompts: texts that stand for a class, with {} where its name goes.
+        device: where the towers lie.
+
+    Raises:
+        UserError: there is no caption, or one cannot be read.
+    """
+
+    def embed(texts: Sequence[str]) -> Tensor:
+        return towers.embed_texts(towers.tokenize(texts).to(device))
+
+    with evaluation_mode(towers):
+        texts = embed_captions(image_set, embed)
+        known = image_set.labels is not None and image_set.class_names is not None
+        classes = embed_classes(image_set.class_names or (), prompts, embed) if known else None
+    return PairSplit(images, *texts, image_set.labels, classes)
 
 
 def ranks(queries: Tensor, candidates: Tensor, belonging: Tensor) -> Tensor:

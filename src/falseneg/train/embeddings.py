@@ -1,4 +1,4 @@
-"""The embeddings of all training images, for detectors that look at the whole data set."""
+"""The embeddings of all training images and captions, for detectors that look at the whole data set."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from falseneg.data import ImageSet, Subset, ViewSet, view_loader
+from falseneg.errors import UserError
 from falseneg.evaluation.features import evaluation_mode, extract_features, feature_batches
 from falseneg.files import replacing
 from falseneg.methods.base import Method
+from falseneg.methods.two_towers import TwoTowers
+from falseneg.models.text import Tokenizer
 from falseneg.statistics.gather import gather_rows
 from falseneg.train.guards import end_workers, outlast_signals
 from falseneg.train.session import Session
@@ -27,7 +31,7 @@ FILE, FEATURES_FILE = "embeddings.f16", "features.f16"
 
 
 class Passes:
-    """Passes over all training images, for detectors: `falseneg.detectors.base.Features` says what they give.
+    """Passes over all training images and captions, for detectors: `falseneg.detectors.base.Features` says what they give.
 
     Each rank embeds its share, and all receive the whole. What would take more than 1 GiB as float32 goes to a file in the
     run's folder: `remove` it when it is no longer needed. No global random state is touched.
@@ -40,10 +44,15 @@ class Passes:
     def __init__(self, session: Session, after_batch: Callable[[], None]) -> None:
         self.session, self.after_batch = session, after_batch
 
-    def __call__(self) -> Tensor:
-        return self._clean(EmbedImages(self.session.learner.method), self.session.plan.size, FILE)
+    def __call__(self, modality: str = "image") -> Tensor:
+        method = self.session.learner.method
+        if modality == "text":
+            return self._texts(EmbedTexts(method), FILE, unit=True)
+        return self._clean(EmbedImages(method), self.session.plan.size, FILE)
 
-    def encoded(self, encoder: nn.Module | None = None) -> Tensor:
+    def encoded(self, encoder: nn.Module | None = None, modality: str = "image") -> Tensor:
+        if modality == "text":
+            return self._texts(self.session.learner.method.towers["text"], FEATURES_FILE, unit=False)
         return self._clean(*self._network(encoder), FEATURES_FILE)
 
     def of_views(self, row: Tensor, views: int, encoder: nn.Module | None = None) -> Tensor:
@@ -70,12 +79,26 @@ class Passes:
 
     def _clean(self, network: nn.Module, size: int, file: str) -> Tensor:
         """What a network gives for all images without augmentation."""
-        session, images = self.session, self.session.plan.train
-        fabric = session.fabric
-        own = Subset(images, torch.arange(fabric.global_rank, len(images), fabric.world_size))
-        batches = feature_batches(network, own, size, AT_ONCE, fabric.device, session.plan.workers, outlast_signals)
-        with closing(batches), _Kept(len(images), session.folder / file, fabric.is_global_zero) as kept:
-            for batch in self._of_all(batches, len(images), "embedding all images"):
+        session, device = self.session, self.session.fabric.device
+        options = AT_ONCE, device, session.plan.workers, outlast_signals
+        return self._kept(feature_batches(network, self._own(), size, *options), file, "images")
+
+    def _texts(self, network: nn.Module, file: str, unit: bool) -> Tensor:
+        """What a network of tokens gives for the captions of all images."""
+        tokenize, device = self.session.learner.method.tokenize, self.session.fabric.device
+        assert tokenize is not None
+        return self._kept(text_batches(network, tokenize, self._own(), device, unit), file, "captions")
+
+    def _own(self) -> Subset:
+        """This rank's share of the images."""
+        fabric, images = self.session.fabric, self.session.plan.train
+        return Subset(images, torch.arange(fabric.global_rank, len(images), fabric.world_size))
+
+    def _kept(self, batches: Generator[Tensor], file: str, what: str) -> Tensor:
+        """The batches of all ranks as one, in memory or in a file."""
+        session, fabric, rows = self.session, self.session.fabric, len(self.session.plan.train)
+        with closing(batches), _Kept(rows, session.folder / file, fabric.is_global_zero) as kept:
+            for batch in self._of_all(batches, rows, f"embedding all {what}"):
                 kept.add(batch)
         fabric.barrier()  # what the first rank wrote is complete
         return kept.embeddings()
@@ -84,6 +107,36 @@ class Passes:
         for batch in _of_all_ranks(self.session, batches, number, what):
             yield batch
             self.after_batch()
+
+
+def text_batches(
+    network: nn.Module, tokenize: Tokenizer, images: ImageSet, device: torch.device | str, unit: bool
+) -> Generator[Tensor]:
+    """The features of the captions of images, in evaluation mode and without gradient. Close it, which ends that mode.
+
+    Args:
+        network: (B, L) tokens to (B, F) features, on ``device`` already.
+        tokenize: n texts to (n, L) tokens.
+        images: with captions.
+        device: where the network lies.
+        unit: the mean over the captions of an image becomes a unit row.
+
+    Yields:
+        (b, F) float32 on the CPU, the mean over the captions of each image.
+
+    Raises:
+        UserError: an image has no caption, or it cannot be read.
+    """
+    with evaluation_mode(network), torch.no_grad():
+        for rows in torch.arange(len(images)).split(AT_ONCE):
+            captions = [images.captions(row) for row in rows.tolist()]
+            if () in captions:
+                raise UserError(f"{images.place(int(rows[captions.index(())]))} has no caption any more; give it one")
+            texts, number = [text for own in captions for text in own], torch.tensor([len(own) for own in captions])
+            pieces = [texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE)]
+            found = torch.cat([network(tokenize(piece).to(device)).float().cpu() for piece in pieces])
+            mean = torch.stack([own.mean(dim=0) for own in found.split(number.tolist())])
+            yield normalize(mean, dim=1) if unit else mean
 
 
 def embed_views(
@@ -197,6 +250,18 @@ class _Kept:
             return self.in_memory
         numbers = torch.from_file(str(self.path), size=self.rows * self.columns, dtype=torch.float16)
         return numbers.view(self.rows, self.columns)
+
+
+class EmbedTexts(nn.Module):
+    """Tokens to the embedding that two towers compare."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        assert isinstance(method, TwoTowers)
+        self.method = method
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.method.embed_texts(tokens)
 
 
 class EmbedImages(nn.Module):

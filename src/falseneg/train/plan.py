@@ -221,7 +221,16 @@ def prepare_criterion(run: Run, plan: Plan) -> Criterion:
     names = run.method.contrast_names
     asked = plan.train.captioned and any(isinstance(part, IdenticalCaptions) for part in run.detector.modules())
     groups = caption_groups(plan.train) if asked else None
-    facts = Facts(len(plan.train), negatives, plan.train.labels, run.expected_classes, names, run.seed, groups)
+    facts = Facts(
+        len(plan.train),
+        negatives,
+        plan.train.labels,
+        run.expected_classes,
+        names,
+        run.seed,
+        groups,
+        tuple(run.method.towers),
+    )
     criterion = Criterion(run.detector, run.strategy, run.objective, run.temperature)
     criterion.prepare(facts)
     return criterion

@@ -14,8 +14,13 @@ from torch import Tensor, nn
 
 from falseneg.errors import UserError
 from falseneg.foreign.text import read_yaml
+from falseneg.methods.clip import CLIP
+from falseneg.methods.clip import FILE as TOWERS
+from falseneg.methods.open_clip import FOLDER as OPEN_CLIP
+from falseneg.methods.open_clip import OpenCLIP
+from falseneg.methods.two_towers import TwoTowers
 from falseneg.models import Encoder, ProjectionHead
-from falseneg.models.clip_images import clip_images
+from falseneg.models.clip_images import clip_images, of_one_process
 from falseneg.models.encoder import HEAD, load_exactly, read_weights
 from falseneg.train.checkpoint import LAST, damage_said, load_checkpoint
 from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER
@@ -61,10 +66,60 @@ def open_encoder(source: str, weights: str | None = None, image_size: int | None
         return Source(Encoder(name, image_size, weights))
     if weights is not None:
         raise UserError(f"weights go with timm:NAME or open_clip:NAME, and {source} has its own; leave them out")
+    if (Path(source) / OPEN_CLIP).is_dir() and not head:
+        return Source(_open_clip_of_run(Path(source), image_size).encoder)
     found = _of_files(Path(source), source, head)
     if image_size is not None:
         found.encoder.image_size = image_size  # type: ignore[assignment]
     return found
+
+
+def open_towers(source: str, weights: str | None = None, image_size: int | None = None) -> TwoTowers | None:
+    """Both towers of a finished run, or of a model of open_clip; None where there is an encoder of images only.
+
+    The arguments, and what is raised, are those of `open_encoder`.
+    """
+    kind, _, name = source.partition(":")
+    path = Path(source)
+    if kind == "open_clip" and not path.exists():
+        if weights is not None and not _holds_two(Path(weights)):
+            return None
+        return OpenCLIP(name, weights, image_size)
+    if weights is None and (path / OPEN_CLIP).is_dir():
+        return _open_clip_of_run(path, image_size)
+    if weights is not None or not (path / TOWERS).is_file():
+        return None
+    towers = CLIP.load(path / TOWERS)
+    towers.encoder.image_size = image_size or towers.encoder.image_size
+    return towers
+
+
+def has_towers(source: str) -> bool:
+    """Whether it is a finished run with two towers."""
+    return any((Path(source) / name).exists() for name in (TOWERS, OPEN_CLIP))
+
+
+def _holds_two(weights: Path) -> bool:
+    """Whether they are of a whole model of open_clip, and not of its image tower alone."""
+    return any(key.startswith("visual.") for key in of_one_process(read_weights(weights)))
+
+
+def _open_clip_of_run(folder: Path, image_size: int | None) -> OpenCLIP:
+    """The model that a run with `OpenCLIP` has written.
+
+    Raises:
+        UserError: the run's configuration does not say which model it is, or the weights are of another one.
+    """
+    file, config = folder / OPEN_CLIP / "open_clip_model.safetensors", folder / CONFIG
+    settings: Any = read_yaml(config) if config.is_file() else {}
+    try:
+        arguments = settings["method"]["init_args"]
+        name, size = str(arguments["model"]), image_size or arguments.get("image_size")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder} does not say which model of open_clip {file} is: {CONFIG} names none; give open_clip:NAME --weights {file}"
+        ) from error
+    return OpenCLIP(name, file, size)
 
 
 def _of_files(path: Path, source: str, head: bool) -> Source:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from falseneg.clock import due
 from falseneg.data import ImageSet
-from falseneg.evaluation.features import evaluation_mode
-from falseneg.evaluation.pairs import PAIR_EVALUATIONS, PairSplit, embed_captions, embed_classes
+from falseneg.evaluation.pairs import PAIR_EVALUATIONS, PairSplit, pair_figures, pair_split
 from falseneg.files import replacing
 from falseneg.methods.two_towers import TwoTowers
 from falseneg.train.embeddings import EmbedImages, shared_features
@@ -84,29 +82,15 @@ def embedded(session: Session, alone: bool = False) -> PairSplit | None:
     method, images = session.learner.method, session.plan.test_pairs
     if images is None or not isinstance(method, TwoTowers):
         return None
-    device = session.fabric.device
-
-    def embed(texts: Sequence[str]) -> Tensor:
-        return method.embed_texts(method.tokenize(texts).to(device))
-
     rows = shared_features(session, EmbedImages(method), images, alone)
     if rows is None:
         return None
-    with evaluation_mode(method):
-        texts = embed_captions(images, embed)
-        known = images.labels is not None and images.class_names is not None
-        classes = embed_classes(images.class_names or (), session.run.prompts, embed) if known else None
-    pairs = PairSplit(rows, *texts, images.labels, classes)
-    return pairs
+    return pair_split(rows, images, method, session.run.prompts, session.fabric.device)
 
 
 def measured(pairs: PairSplit | None) -> Figures:
     """All figures of the embeddings; none where there are none."""
-    figures: Figures = {}
-    for each in PAIR_EVALUATIONS if pairs is not None else ():
-        assert pairs is not None
-        figures |= each.figures(pairs)
-    return figures
+    return {} if pairs is None else pair_figures(pairs)
 
 
 def examples(pairs: PairSplit, images: ImageSet) -> dict[str, Any]:
