@@ -50,8 +50,8 @@ def open_encoder(source: str, weights: str | None = None, image_size: int | None
     Raises:
         UserError: there is nothing of the kind, the weights are of another model, or a head was asked for in vain.
     """
-    kind, _, name = source.partition(":")
-    if kind in _MODELS and not Path(source).exists():
+    if is_model(source):
+        kind, _, name = source.partition(":")
         if head:
             raise UserError(
                 f"{source} has no projection head; leave head_layers out, or give a run or an export with one"
@@ -65,6 +65,11 @@ def open_encoder(source: str, weights: str | None = None, image_size: int | None
     if image_size is not None:
         found.encoder.image_size = image_size  # type: ignore[assignment]
     return found
+
+
+def is_model(source: str) -> bool:
+    """Whether a name stands for a model of timm or open_clip, which has random weights unless some are given."""
+    return source.partition(":")[0] in _MODELS and not Path(source).exists()
 
 
 def _of_files(path: Path, source: str, head: bool) -> Source:
