@@ -13,6 +13,7 @@ import torch
 
 import falseneg as fn
 from falseneg.cli import main
+from falseneg.cli.audit import _with_data
 from falseneg.data import Digits, Folder
 from falseneg.report.audit import PAGE
 
@@ -100,6 +101,8 @@ def test_the_page_needs_no_script_and_no_other_file(done):
     for anchor in ("findings", "twins", "detectors", "suggestion", "lookalikes", "suspects"):
         assert f'<section id="{anchor}"' in html and f'href="#{anchor}"' in html
     figures = json.loads((out / "audit.json").read_text())
+    text = html.split("</style>")[1]
+    assert "captions" not in text and "of them are false; at least 3 of 5" in text and "random weights" in text
     row = re.search(r'<th scope="row">clusters</th>(.*?)</tr>', html)[1]
     shown = re.findall("<td>(.*?)</td>", row)
     clusters = figures["detectors"]["clusters"]
@@ -121,8 +124,34 @@ def test_what_is_printed(done, tmp_path, capsys, monkeypatch):
     assert "take alpha = 0.2, top_k = 12: for the classes that you expect" in shown
     precision = figures["detectors"]["clusters"]["precision"]
     assert re.search(rf"clusters .* flagged, {100 * precision:.3g}", shown)
+    assert "seen by timm:resnet10t with random weights at 16 pixels" in shown
     assert main(["audit", str(photos), *ENCODER]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_remote_data_stand_for_data():
+    for place, given in (("s3://bucket/photos", "Folder --data.root"), ("hf://datasets/a-*.tar", "Shards --data.path")):
+        assert _with_data([place])[0] == ["--data", *given.split(), place]
+
+
+@pytest.mark.parametrize(
+    "typed, called",
+    [
+        ("photos", "photos"),
+        ("data/photos/", "data/photos"),
+        ("../data/photos", "data/photos"),
+        ("..", "data"),
+        ("pairs.parquet", "pairs"),
+        ("s3://bucket/photos", "bucket/photos"),
+    ],
+)
+def test_data_are_called_as_they_are_typed(typed, called, tmp_path, monkeypatch):
+    for name in ("photos", "data/photos"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "data")
+    if typed == "..":
+        monkeypatch.chdir(tmp_path / "data" / "photos")
+    assert _with_data([typed])[1].endswith(called) and (typed == ".." or _with_data([typed])[1] == called)
 
 
 def test_unlabelled_images_and_the_same_seed(tmp_path, capsys):
@@ -178,6 +207,8 @@ def test_images_that_cannot_be_read_are_left_out_if_asked(tmp_path, capsys):
         (["photos", "--encoder", "runs/none"], ["runs/none"]),
         (["photos", *ENCODER, "--batch-size", "1"], ["batch_size is 1"]),
         (["photos", *ENCODER, "--expected-classes", "1"], ["expected_classes is 1"]),
+        ([*ENCODER, "photos"], ["DATA first"]),
+        (["one", *ENCODER], ["there is one image", "at least 2"]),
         (["photos", *ENCODER, "--expected-classes", "80"], ["80", "75 images"]),
         (["photos", *ENCODER, "--near-duplicates", "2"], ["near_duplicates is 2"]),
         (["photos", *ENCODER, "--seed", "-1"], ["seed is -1"]),
@@ -193,7 +224,7 @@ def test_what_a_user_can_do_wrong(arguments, said, tmp_path, monkeypatch, capsys
     from PIL import Image
 
     plant(tmp_path / "photos")
-    for name in ("full", "few"):
+    for name in ("full", "few", "one"):
         (tmp_path / name).mkdir()
     (tmp_path / "list.csv").write_text("no such picture.png")
     shutil.copytree(tmp_path / "photos", tmp_path / "broken")
@@ -201,6 +232,7 @@ def test_what_a_user_can_do_wrong(arguments, said, tmp_path, monkeypatch, capsys
         (tmp_path / "photos" / "kind0" / "k0-01.png").read_bytes()[:50]
     )
     (tmp_path / "full" / "note.txt").write_text("mine")
+    Image.new("RGB", (16, 16)).save(tmp_path / "one" / "only.png")
     for number in range(3):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "few" / f"{number}.png")
     monkeypatch.chdir(tmp_path)

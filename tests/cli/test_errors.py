@@ -53,6 +53,8 @@ WRONG = {
     "pretrain --data Folder --data.rot x --out o": ["--data.rot", "root"],
     "pretrain --data Folder --out o": ["--data.root"],
     "pretrain --data Folder --data.root nowhere --out o": ["nowhere", "does not exist"],
+    "pretrain --data Digits --test Folder --test.root nowhere --out o": ["falseneg: the folder nowhere does not exist"],
+    "evaluate timm:resnet10t --data Folder --data.root nowhere": ["falseneg: the folder nowhere does not exist"],
     "pretrain --data Folder --data.root empty --out o": ["empty", "no images"],
     "pretrain --data Folder --data.root broken --accelerator cpu --out o": ["cut.png"],
     "pretrain --data Digits --epochs many --out o": ["--epochs", "'many'", "whole number"],

@@ -247,6 +247,9 @@ def test_pieces_are_made_once(tmp_path):
         made.append(1)
         return [0.5, {"penalty": 1.0}]
 
+    Pieces(
+        tmp_path / "parts", {"seed": 2}
+    )  # stopped before its first piece: nothing to go on with, and nothing in the way
     pieces = Pieces(tmp_path / "parts", {"seed": 0})
     assert not pieces.begun
     assert pieces.figures("DTD", make) == Pieces(tmp_path / "parts", {"seed": 0}).figures("DTD", make) == make()

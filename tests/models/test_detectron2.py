@@ -22,33 +22,27 @@ def convolution(name, inputs, outputs, side):
     return {f"{name}.weight": (outputs, inputs, side, side), **norm(name, outputs)}
 
 
-def expected(blocks, bottleneck):
-    """Detectron2's build_resnet_backbone: BasicStem, then res2 to res5 of BottleneckBlock or BasicBlock, each with its norm."""
+def expected(blocks):
+    """Detectron2's build_resnet_backbone and Res5ROIHeads: BasicStem, then res2 to res5 of BottleneckBlock, each with its norm."""
     names, inputs = convolution("stem.conv1", 3, 64, 7), 64
     for stage, number in enumerate(blocks):
         inside = 64 * 2**stage
-        outputs = 4 * inside if bottleneck else inside
+        outputs = 4 * inside
         for block in range(number):
             name = f"res{stage + 2}.{block}"
             if inputs != outputs:
                 names |= convolution(f"{name}.shortcut", inputs, outputs, 1)
-            if bottleneck:
-                names |= convolution(f"{name}.conv1", inputs, inside, 1)
-                names |= convolution(f"{name}.conv2", inside, inside, 3)
-                names |= convolution(f"{name}.conv3", inside, outputs, 1)
-            else:
-                names |= convolution(f"{name}.conv1", inputs, inside, 3)
-                names |= convolution(f"{name}.conv2", inside, outputs, 3)
+            names |= convolution(f"{name}.conv1", inputs, inside, 1)
+            names |= convolution(f"{name}.conv2", inside, inside, 3)
+            names |= convolution(f"{name}.conv3", inside, outputs, 1)
             inputs = outputs
     return names
 
 
-@pytest.mark.parametrize(
-    "name, depth, blocks, bottleneck", [("resnet18", 18, (2, 2, 2, 2), False), ("resnet50", 50, (3, 4, 6, 3), True)]
-)
-def test_names_and_shapes_are_detectron2s(name, depth, blocks, bottleneck, tmp_path, capsys):
+@pytest.mark.parametrize("depth, blocks", [(50, (3, 4, 6, 3)), (101, (3, 4, 23, 3))])
+def test_names_and_shapes_are_detectron2s(depth, blocks, tmp_path, capsys):
     torch.manual_seed(0)
-    encoder = Encoder(name)
+    encoder = Encoder(f"resnet{depth}")
     for value in encoder.backbone.buffers():
         value.add_(torch.rand(value.shape) if value.is_floating_point() else 7)
     encoder.save(tmp_path / "e.safetensors")
@@ -57,7 +51,7 @@ def test_names_and_shapes_are_detectron2s(name, depth, blocks, bottleneck, tmp_p
     content = pickle.loads(out.read_bytes())
     assert content["matching_heuristics"] is True and content["__author__"] not in ("Caffe2", None)
     weights, state = content["model"], encoder.backbone.state_dict()
-    assert {key: value.shape for key, value in weights.items()} == expected(blocks, bottleneck)
+    assert {key: value.shape for key, value in weights.items()} == expected(blocks)
     assert all(type(value) is np.ndarray for value in weights.values())
 
     def same(theirs, ours):
@@ -74,21 +68,22 @@ def test_names_and_shapes_are_detectron2s(name, depth, blocks, bottleneck, tmp_p
     shown = capsys.readouterr().out
     assert "--config-file configs/pascal_voc_R_50_C4_24k_moco.yaml" in shown and f"MODEL.WEIGHTS {out}" in shown
     assert 'MODEL.PIXEL_MEAN "[123.675, 116.28, 103.53]" MODEL.PIXEL_STD "[58.395, 57.12, 57.375]"' in shown
-    assert ("MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64" in shown) is (depth == 18)
+    assert ("MODEL.RESNETS.DEPTH 101" in shown) is (depth == 101)
 
 
 @pytest.mark.parametrize(
     "name, options",
     [
-        ("resnet18", {"small_stem": True}),
-        ("resnet18", {"arguments": {"channels": [8, 8, 8, 8]}}),
+        ("resnet18", {}),  # Res5ROIHeads has no basic blocks
+        ("resnet50", {"small_stem": True}),
+        ("resnet50", {"arguments": {"channels": [8, 8, 8, 8]}}),
         ("resnet10t", {}),
         ("resnetblur50", {}),  # the same names and shapes as resnet50, and another pooling
         ("vit_tiny_patch16_224", {}),
     ],
 )
 def test_others_are_refused(name, options):
-    with pytest.raises(UserError, match="none of the plain ResNets that detectron2 builds"):
+    with pytest.raises(UserError, match="none of the plain ResNets that detectron2's C4"):
         detectron2_weights(Encoder(name, **options))
 
 

@@ -59,6 +59,15 @@ def test_the_newest_that_is_whole(tmp_path):
         newest_checkpoint(tmp_path, said.append)
 
 
+def test_one_that_stays_may_be_newer_than_the_one_before_the_last(tmp_path):
+    for step, names in ((1, ["step-00000001.pt", "last.pt"]), (2, ["last.pt"]), (3, ["step-00000003.pt", "last.pt"])):
+        save_checkpoint(tmp_path, {"step": step}, names)
+    for damaged, file in (("last.pt", "step-00000003.pt"), ("step-00000003.pt", "previous.pt")):
+        (tmp_path / damaged).write_bytes(b"")
+        path, state = newest_checkpoint(tmp_path, print)
+        assert path.name == file and state["step"] == (2 if file == "previous.pt" else 3)
+
+
 def test_a_disk_without_second_names_keeps_the_last_only(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(95, "Operation not supported")

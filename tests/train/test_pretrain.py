@@ -193,6 +193,19 @@ def test_steps_that_are_not_finite_can_be_skipped(tmp_path, capsys):
     assert taken == {6}, "the optimiser has taken the other six"
 
 
+def test_a_step_that_breaks_batch_norm_is_not_skipped(tmp_path):
+    run, calls = tiny_run(skip_not_finite=3), []
+
+    def overflow(module, inputs, output):
+        if module.training:
+            calls.append(1)
+        return output * torch.inf if module.training and len(calls) == 7 else output
+
+    run.method.encoder.backbone.conv1.register_forward_hook(overflow)
+    with pytest.raises(fn.UserError, match="has reached .*bn1.running_mean, so that the step cannot be skipped"):
+        fit(run, tmp_path / "run")
+
+
 def test_what_is_skipped_is_counted_over_a_resume(tmp_path):
     stopping = tiny_run(objective=BrokenGradient(1, 4), skip_not_finite=1)
     with pytest.raises(fn.UserError, match="at step 5"):

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from falseneg.cli.configuration import instantiated, uses_gpu
 from falseneg.cli.parser import run_parser
 from falseneg.cli.protocols import file_name
+from falseneg.data.remote import is_remote
 from falseneg.errors import UserError
 from falseneg.files import alone
 from falseneg.methods import SimCLR
@@ -23,7 +24,7 @@ from falseneg.report.svg import counted, percent
 from falseneg.train.plan import make_plan
 from falseneg.train.progress import Lines, duration
 from falseneg.train.run import Run, check_seed
-from falseneg.train.sources import KINDS, hash_of, open_encoder
+from falseneg.train.sources import KINDS, hash_of, is_model, open_encoder
 
 if TYPE_CHECKING:
     from falseneg.audit import Audit
@@ -55,6 +56,7 @@ FURTHER: dict[str, dict[str, Any]] = {
 }
 ENDINGS = {".parquet": "Parquet", ".tar": "Shards", ".csv": "FileList", ".tsv": "FileList", ".txt": "FileList"}
 """Of a file that stands for DATA, and the class that reads it."""
+NO_DATA = "audit needs DATA first: a folder of images, or a data set with --data; see --help"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -73,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
     encoder = open_encoder(options["encoder"], options["weights"], options["image_size"]).encoder
     parts = instantiated(parser, options)
     if parts["data"] is None:
-        raise UserError("audit needs DATA first: a folder of images, or a data set with --data; see --help")
+        raise UserError(NO_DATA)
     prepared = Run(
         data=parts["data"],
         method=SimCLR(encoder),  # type: ignore[arg-type]
@@ -81,7 +83,9 @@ def run(arguments: Sequence[str]) -> int:
         holdout=0.0,
         **{name: parts[name] for name in OPTIONS},
     )
-    about = {"data": called, "encoder": {"source": options["encoder"], "sha256": hash_of(encoder)}}
+    weights = "random" if is_model(options["encoder"]) and options["weights"] is None else options["weights"]
+    known = {"source": options["encoder"], "weights": weights, "sha256": hash_of(encoder)}
+    about = {"data": called, "encoder": known}
     with alone(out, f"another process is writing to {out}; wait for it, or choose another folder with --out"):
         _audit(prepared, encoder, options, about, out)
     return 0
@@ -90,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
 def _audit(prepared: Run, encoder: nn.Module, options: Any, about: dict[str, Any], out: Path) -> None:
     """Make the audit, write its files, and print what was found."""
     from falseneg.audit import Asked, audit, write_files
-    from falseneg.report.audit import write_page
+    from falseneg.report.audit import seen_by, write_page
 
     began, gpu = time.monotonic(), uses_gpu({"accelerator": prepared.accelerator})
     asked = Asked(
@@ -107,7 +111,7 @@ def _audit(prepared: Run, encoder: nn.Module, options: Any, about: dict[str, Any
     plan = make_plan(prepared, gpu, resumed=True, say=lambda _: None)
     if plan.unreadable:
         print(f"{counted(len(plan.unreadable), 'image')} left out, the first because: {plan.unreadable[0]}")
-    print(f"{len(plan.train):,} images, seen by {options['encoder']} at {asked.size} pixels", flush=True)
+    print(f"{len(plan.train):,} images, seen by {seen_by(about)} at {asked.size} pixels", flush=True)
     found = audit(plan.train, encoder.to(asked.device), dataclasses.replace(asked, workers=plan.workers))
     seconds = time.monotonic() - began
     about |= {"image_size": asked.size, "seed": asked.seed, "seconds": round(seconds, 1)}
@@ -171,23 +175,30 @@ def _with_data(arguments: Sequence[str]) -> tuple[list[str], str]:
     """
     arguments = list(arguments)
     if not arguments or arguments[0].startswith("-"):
+        if arguments and not any(each.startswith(("--data", "--config", "--help", "-h")) for each in arguments):
+            raise UserError(NO_DATA)
         given = next((after for option, after in itertools.pairwise(arguments) if option == "--data"), "data")
         return arguments, given
     place, rest = arguments[0], arguments[1:]
     path = Path(place).expanduser()
     if any(each.split("=")[0] == "--data" for each in rest):
         raise UserError(f"{place} and --data both name the data; leave one of them out")
-    kind, option = "Folder", "root"
-    if not path.is_dir():
-        kind, option = ENDINGS.get(path.suffix.lower(), ""), "path"
+    kind, option = ENDINGS.get(path.suffix.lower(), ""), "path"
+    if path.is_dir() or (is_remote(place) and not kind):
+        kind, option = "Folder", "root"
     if not kind:
         raise UserError(
             f"there is no folder {place}; give a folder of images, a file that ends in {', '.join(ENDINGS)}, or another data "
             "set with --data, such as --data Cifar10 --data.root DIR"
         )
-    return ["--data", kind, f"--data.{option}", place, *rest], "/".join(path.resolve().parts[-2:]).removesuffix(
-        path.suffix
-    )
+    return ["--data", kind, f"--data.{option}", place, *rest], _called(path)
+
+
+def _called(path: Path) -> str:
+    """The last two names of a path as it was typed; of one that ends in a dot or two, those of where it leads."""
+    path = path.resolve() if path.name in ("", "..") else path
+    names = [name for name in path.parts if name not in (path.anchor, "..")]
+    return "/".join(names[-2:]).removesuffix(path.suffix)
 
 
 def _free(folder: Path) -> Path:

@@ -147,12 +147,22 @@ def instantiated(parser: Parser, namespace: Namespace) -> Namespace:
     Raises:
         UserError: a constructor refuses its arguments.
     """
+    refused: list[UserError] = []
+
+    def constructed(kind: type, *arguments: Any, **options: Any) -> Any:
+        try:
+            return _constructed(kind, *arguments, **options)
+        except UserError as error:
+            refused.append(error)
+            raise
+
     try:
-        return parser.instantiate(namespace, instantiators=[(_constructed, object, True)])
+        return parser.instantiate(namespace, instantiators=[(constructed, object, True)])
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(str(error)) from error
+        # Of what may also be null the parser lists all that it tried, with the constructor's own sentence in the middle.
+        raise (refused[-1] if refused else UserError(str(error))) from error
     except TypeError as error:  # dict_kwargs go past the parser, and so does what is not a group of options
         if "must be a mapping" in str(error):
             given = str(error).rsplit("not ", 1)[-1].replace("NoneType", "null")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FORMATS = {
     "falseneg": "weights and how to build the encoder, for falseneg.Encoder.load",
     "timm": "the weights alone, for timm.create_model",
-    "detectron2": "the weights alone, for MoCo's object detection with detectron2 (plain ResNets only)",
+    "detectron2": "the weights alone, for MoCo's object detection with detectron2 (ResNet-50, 101 and 152 only)",
 }
 _SUFFIX = {"detectron2": ".pkl"}
 _COMMAND = """    python train_net.py --config-file configs/pascal_voc_R_50_C4_24k_moco.yaml --num-gpus 8 \\
@@ -112,6 +112,5 @@ def _export_detectron2(encoder: Encoder, path: Path) -> str:
     write_bytes(path, pickle.dumps(content))
     # The recipe's images are in [0, 255].
     mean, std = (", ".join(f"{255 * value:.6g}" for value in each.flatten()) for each in (encoder.mean, encoder.std))
-    narrow = " MODEL.RESNETS.RES2_OUT_CHANNELS 64" if depth < 50 else ""
-    other = f" \\\n        MODEL.RESNETS.DEPTH {depth}{narrow}" if depth != 50 else ""
+    other = f" \\\n        MODEL.RESNETS.DEPTH {depth}" if depth != 50 else ""
     return _COMMAND.format(path=path, mean=mean, std=std, depth=other)

@@ -35,7 +35,7 @@ class Pieces:
         if folder is None:
             return
         content = json.dumps(about or {}, sort_keys=True, indent=1)
-        if folder.is_dir() and _content(folder / _ABOUT) != json.loads(content):
+        if folder.is_dir() and self.begun and _content(folder / _ABOUT) != json.loads(content):
             raise UserError(
                 f"{folder} holds a part of another evaluation (other settings, encoder or data); remove it, or give another --out"
             )
@@ -44,7 +44,7 @@ class Pieces:
     @property
     def begun(self) -> bool:
         """Whether there is anything to go on with."""
-        return self.folder is not None and len(list(self.folder.iterdir())) > 1
+        return self.folder is not None and any(each.name != _ABOUT for each in self.folder.iterdir())
 
     def figures(self, name: str, make: Callable[[], Any]) -> Any:
         """Something that JSON holds."""

@@ -39,9 +39,9 @@ def set_in(
             fetch(str(place))
         if absent := missing():
             more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-            hint = "give download, or " if fetch is not None and not download else ""
+            hint = "give --protocol.download true, or " if fetch is not None and not download else ""
             raise UserError(
-                f"{name} is not whole in {place}: looked for {', '.join(files)} there, and there is no {absent[0]}{more}; "
+                f"{name} is not whole in {place}: of {', '.join(files)} there is no {absent[0]}{more}; "
                 f"{hint}put it there as it is published"
             )
         yield str(place)

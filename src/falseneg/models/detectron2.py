@@ -13,7 +13,8 @@ from torch import Tensor
 from falseneg.errors import UserError
 from falseneg.models.encoder import Encoder, first_difference
 
-DEPTHS = (18, 34, 50, 101, 152)
+DEPTHS = (50, 101, 152)
+"""Not 18 and 34: detectron2's C4 head makes its res5 of bottlenecks, and would pass over theirs with no more than a warning."""
 _STAGES = {f"layer{number}": f"res{number + 1}" for number in range(1, 5)}
 
 
@@ -24,7 +25,7 @@ def detectron2_weights(encoder: Encoder) -> tuple[dict[str, NDArray[np.generic]]
     becomes ``res2.0.conv2.norm``, ``layer1.0.downsample.0`` becomes ``res2.0.shortcut``.
 
     Raises:
-        UserError: the encoder is not one of the plain ResNets that detectron2 builds.
+        UserError: the encoder is not one of the plain ResNets that detectron2's C4 detectors are built of.
     """
     depth = _depth(encoder)
     state = {_renamed(key): value.detach().cpu().numpy() for key, value in encoder.backbone.state_dict().items()}
@@ -46,8 +47,8 @@ def _depth(encoder: Encoder) -> int:
                 return depth
     listed = ", ".join(str(depth) for depth in DEPTHS)
     raise UserError(
-        f"{encoder.name} as it was trained (stem and width included) is none of the plain ResNets that detectron2 builds, "
-        f"of depth {listed} with the usual stem; export it as falseneg or timm"
+        f"{encoder.name} as it was trained (stem and width included) is none of the plain ResNets that detectron2's C4 detectors "
+        f"are built of: depth {listed} with the usual stem; export it with --format falseneg or timm"
     )
 
 

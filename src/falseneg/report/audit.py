@@ -69,7 +69,7 @@ def write_page(found: Audit, about: Mapping[str, Any], folder: Path) -> Path:
         UserError: an image cannot be read any more, or the file cannot be written.
     """
     maker = _pictures(found)
-    facts = [counted(len(found.images), "image"), str(about["encoder"]["source"]), f"{about['image_size']} pixels"]
+    facts = [counted(len(found.images), "image"), seen_by(about), f"{about['image_size']} pixels"]
     facts += [f"batches of {found.suggestion.batch:,}", f"seed {about['seed']}"]
     page = Page("an audit", str(about["data"]), facts, found.measured.labelled, [])
     parts = [
@@ -85,16 +85,27 @@ def write_page(found: Audit, about: Mapping[str, Any], folder: Path) -> Path:
     return out
 
 
+def seen_by(about: Mapping[str, Any]) -> str:
+    """The encoder, and whether it knows nothing yet."""
+    encoder = about["encoder"]
+    return f"{encoder['source']}{' with random weights' if encoder['weights'] == 'random' else ''}"
+
+
 def _findings(found: Audit) -> dict[str, Any]:
     duplicates, suggestion, measured = found.duplicates, found.suggestion, found.measured
     precision = measured.counts(0).precision
     near = same_class(found)
     tiles = [
-        Tile("exact duplicates", f"{duplicates.copies:,}", "images that equal an earlier one"),
+        Tile(
+            "exact duplicates",
+            f"{duplicates.copies:,}",
+            "image that equals an earlier one" if duplicates.copies == 1 else "images that equal an earlier one",
+        ),
         Tile(
             "near duplicates",
             f"{len(duplicates.near):,}",
-            "pairs" if near is None else f"pairs, {percent(near)} of one class",
+            ("pair" if len(duplicates.near) == 1 else "pairs")
+            + ("" if near is None else f", {percent(near)} of one class"),
         ),
         Tile(
             "alpha", f"{suggestion.chosen.alpha:.3g}", f"suggested share of negatives to flag; top_k {suggestion.top_k}"
@@ -113,10 +124,10 @@ def _findings(found: Audit) -> dict[str, Any]:
 def _headline(found: Audit) -> str:
     measured, negatives = found.measured, found.suggestion.batch - 1
     share, right = measured.agreed(measured.majority)
-    agreed = f"{measured.majority} of {len(measured.names)} detectors or more flag {few(share * negatives)} of them"
-    agreed += "" if right is None else f", {percent(right)} rightly"
+    agreed = f"at least {measured.majority} of {len(measured.names)} detectors flag {few(share * negatives)}"
+    agreed += "" if right is None else f", and {percent(right)} of those flags are right"
     if (chance := measured.counts(0).chance) is not None:
-        agreed = f"{few(chance * negatives)} are false by the labels, and {agreed}"
+        agreed = f"by the labels {few(chance * negatives)} of them are false; {agreed}"
     return f"In a batch of {negatives + 1:,} an image has {negatives:,} negatives: {agreed}."
 
 
@@ -172,6 +183,7 @@ def _detectors(found: Audit) -> dict[str, Any]:
         "columns": columns,
         "rows": rows,
         "chance": None if counts.chance is None else percent(counts.chance),
+        "captioned": found.shared_captions is not None,
         "votes_columns": ["detectors that flag", *columns[1:3], *(["right (precision)"] if measured.labelled else [])],
         "votes": votes,
         "agreement_columns": ["flagged by ↓, also by →", *measured.names],

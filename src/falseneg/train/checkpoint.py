@@ -62,19 +62,23 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> tuple[Path, d
     """
     kept = sorted(folder.glob("step-*.pt"), reverse=True)
     there = [path for path in (folder / LAST, folder / PREVIOUS, *kept) if path.is_file()]
-    problem = None
+    problem, found = None, None
     for path in there:
+        # The one before the last may be older than one that stays.
+        if found is not None and not (path in kept and path.name > f"step-{found[1]['step']:08d}.pt"):
+            break
         try:
-            state = load_checkpoint(path)
+            found = path, load_checkpoint(path)
         except UserError as error:
             problem = problem or error
             continue
-        if problem is not None:
-            say(f"warning: {there[0]} is damaged; continuing from {path.name}, which is of step {state['step']}")
-        return path, state
-    if problem is not None:
+        if path.name != PREVIOUS:
+            break
+    if found is None and problem is not None:
         raise problem
-    return None
+    if found is not None and problem is not None:
+        say(f"warning: {there[0]} is damaged; continuing from {found[0].name}, which is of step {found[1]['step']}")
+    return found
 
 
 def make_last(path: Path) -> None:

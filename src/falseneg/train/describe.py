@@ -36,7 +36,8 @@ def describe(session: Session) -> None:
     left_out = len(plan.train) % plan.batch_size if len(plan.train) > plan.batch_size else 0
     if left_out and not run.keep_last:
         say(
-            f"{left_out} images of each epoch, other ones each time, make no whole batch and wait (--keep-last true sees them)"
+            f"each epoch leaves out {left_out} of the images, different ones each time, because they do not fill a batch (--keep-last true "
+            "trains on them)"
         )
 
     with session.fabric.autocast():

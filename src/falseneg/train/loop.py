@@ -167,7 +167,8 @@ def skip(session: Session, observers: Sequence[Observer], problem: NotFinite) ->
     )
     largest = f"the largest gradient is {problem.gradient:g}, of {problem.name}"
     session.skipped += 1
-    if session.skipped <= run.skip_not_finite:
+    broken = _left_in_buffers(session)
+    if session.skipped <= run.skip_not_finite and not broken:
         session.learner.optimiser.zero_grad(set_to_none=True)
         left = run.skip_not_finite - session.skipped
         session.progress.message(f"warning: {found} at step {step}, which is skipped ({largest}; {left} more may be)")
@@ -177,11 +178,23 @@ def skip(session: Session, observers: Sequence[Observer], problem: NotFinite) ->
         about = {"step": step, "loss": str(problem.loss), "largest_gradient": str(problem.gradient)}
         text = json.dumps({**about, "of": problem.name, "rows": problem.rows}) + "\n"
         write_bytes(session.folder / CHECKPOINTS / f"{NOT_FINITE}.json", text.encode())
+    if broken:
+        found += f" and has reached {broken}, so that the step cannot be skipped,"
     raise UserError(
         f"{found} at step {step}; lower the learning rate, lengthen the warm-up, raise the temperature or train with precision "
         "32-true, and resume from the last checkpoint, or pass over such steps with --skip-not-finite 3 "
         f"({largest}; {CHECKPOINTS}/{NOT_FINITE}.pt holds the state before the step, {NOT_FINITE}.json the rows of its images)"
     )
+
+
+def _left_in_buffers(session: Session) -> str:
+    """The first of the method's buffers that is not finite on any rank, such as a mean of BatchNorm: it would stay so."""
+    buffers = {name: each for name, each in session.learner.method.named_buffers() if each.is_floating_point()}
+    if not buffers:
+        return ""
+    bad = torch.stack([~each.isfinite().all() for each in buffers.values()]).float()
+    bad = over_ranks(session.fabric, bad, "max")
+    return next((name for name, each in zip(buffers, bad.tolist(), strict=True) if each), "")
 
 
 def after_step(session: Session, observers: Sequence[Observer], stepped: Stepped | None) -> None:

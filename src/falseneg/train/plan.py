@@ -199,6 +199,9 @@ def _try_size(encoder: nn.Module, size: int) -> None:
 
 
 def _check_batch(run: Run, batch_size: int, images: int, say: Callable[[str], None]) -> None:
+    if images < 2:
+        number = "one image" if images else "no image"
+        raise UserError(f"there is {number} to learn from, which needs others to compare with; give at least 2 images")
     if batch_size > images:
         raise UserError(
             f"batch_size is {batch_size}, but there are {images} images to learn from; give at most {images}"

@@ -55,8 +55,8 @@ def open_encoder(source: str, weights: str | None = None, image_size: int | None
     Raises:
         UserError: there is nothing of the kind, the weights are of another model, or a head was asked for in vain.
     """
-    kind, _, name = source.partition(":")
-    if kind in _MODELS and not Path(source).exists():
+    if is_model(source):
+        kind, _, name = source.partition(":")
         if head:
             raise UserError(
                 f"{source} has no projection head; leave head_layers out, or give a run or an export with one"
@@ -120,6 +120,11 @@ def _open_clip_of_run(folder: Path, image_size: int | None) -> OpenCLIP:
             f"{folder} does not say which model of open_clip {file} is: {CONFIG} names none; give open_clip:NAME --weights {file}"
         ) from error
     return OpenCLIP(name, file, size)
+
+
+def is_model(source: str) -> bool:
+    """Whether a name stands for a model of timm or open_clip, which has random weights unless some are given."""
+    return source.partition(":")[0] in _MODELS and not Path(source).exists()
 
 
 def _of_files(path: Path, source: str, head: bool) -> Source:
