@@ -13,6 +13,7 @@ from falseneg.audit.measure import MOST_PAIRS
 from falseneg.files import write_bytes
 from falseneg.report.page import Page, render
 from falseneg.report.pictures import Picture, PictureMaker, Thumbnails, class_name
+from falseneg.report.sections.summary import Tile
 from falseneg.report.svg import counted, percent
 from falseneg.train.thumbnails import ENLARGED, thumbnail_arrays
 
@@ -30,15 +31,6 @@ class Part:
     anchor: str
     title: str
     link: str
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A figure at the top of the page."""
-
-    name: str
-    value: str
-    remark: str = ""
 
 
 @dataclass(frozen=True)
