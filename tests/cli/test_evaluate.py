@@ -106,6 +106,7 @@ def test_parts_of_another_evaluation_are_refused(tmp_path, capsys):
     out = tmp_path / "o.json"
     (tmp_path / "o.json.parts").mkdir()
     (tmp_path / "o.json.parts" / "about.json").write_text("{}")
+    (tmp_path / "o.json.parts" / "figures.json").write_text("{}")  # without a piece there is nothing to lose
     assert main(["evaluate", *MODEL, *DIGITS, "--protocol", "knn", "--out", str(out)]) == 2
     said = capsys.readouterr().err
     assert "o.json.parts" in said and "--out" in said and len(said.strip().splitlines()) == 1

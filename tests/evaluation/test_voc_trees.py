@@ -85,7 +85,7 @@ def test_what_is_not_there_is_fetched_if_asked_for(root, tmp_path, monkeypatch):
     real = torchvision.datasets.VOCDetection
     fetch.parse_voc_xml = real.parse_voc_xml
     monkeypatch.setattr(torchvision.datasets, "VOCDetection", fetch)
-    with pytest.raises(UserError, match="give download, or put it there"):
+    with pytest.raises(UserError, match="give --protocol.download true, or put it there"):
         open_voc(str(tmp_path / "sets"), False)
     learnt, _ = open_voc(str(tmp_path / "sets"), True)
     assert len(learnt.images) == 6
