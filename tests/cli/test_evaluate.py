@@ -90,6 +90,7 @@ def test_a_killed_evaluation_goes_on(tmp_path):
     first = parts / "linear, 1 of the labels.pt"
     while not first.exists() and process.poll() is None:
         time.sleep(0.05)
+    time.sleep(0.3)  # the second part has begun
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130 and not out.exists()
     before = first.stat().st_mtime_ns
