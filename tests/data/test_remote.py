@@ -1,6 +1,8 @@
 """Data on remote storage, which fails, delays, changes and vanishes."""
 
+import gc
 import io
+import multiprocessing
 import os
 import re
 import sys
@@ -312,6 +314,28 @@ def test_folders_of_a_web_server(photos, shards):
         assert images.names == local.names and torch.equal(images.labels, local.labels)
         assert images.encoded_size(3) == local.encoded_size(3) and same_epoch(images, local, 2)
         assert len(Shards(f"{server.url}/s/")) == 12
+
+
+def _read_in_a_fork(url):
+    Folder(url)
+    gc.collect()  # the connections of the process that forked this one are nobody's here, and still in use there
+
+
+def test_a_fork_leaves_the_connections_of_its_parent_alone(photos, tmp_path):
+    files = {f"photos/{path.relative_to(photos)}": path.read_bytes() for path in photos.rglob("*.*")}
+    with WebServer(files) as server:
+        Folder(f"{server.url}/photos")
+        fork = multiprocessing.get_context("fork").Process(target=_read_in_a_fork, args=(f"{server.url}/photos",))
+        fork.start()
+        fork.join(30)
+        assert fork.exitcode == 0
+        found = []
+        listing = threading.Thread(
+            target=lambda: found.append(Folder(f"{server.url}/photos", str(tmp_path / "other"))), daemon=True
+        )
+        listing.start()
+        listing.join(10)
+        assert found and len(found[0]) == len(Folder(str(photos)))
 
 
 def test_a_web_server_that_sends_whole_files_only(shards, own_cache):

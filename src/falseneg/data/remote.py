@@ -1,7 +1,7 @@
 """Files on remote storage that fsspec reaches (s3://, gs://, hf://, https://, ...), with local copies.
 
-A file system of fsspec belongs to the process that opened it, so nothing here holds one: each process asks fsspec for
-its own, which keeps one of each kind.
+A file system of fsspec belongs to the process that opened it, so no file holds one: each process asks fsspec for its own,
+which keeps one of each kind.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ _VERSIONS = (
 )
 """What storage tells of a file that changes with its content, the surest first."""
 _looked_at: dict[tuple[str, str], float] = {}
+_opened: dict[int, Any] = {}
+"""All that this process and those that it was forked from have opened. A fork must not collect what it has inherited: closing
+its connections would take them from the loop of the other process, which shares the kernel's list of them and would wait for ever."""
 
 
 def is_remote(path: object) -> bool:
@@ -66,7 +69,9 @@ def file_system(url: str) -> tuple[Any, str]:
                 f"{protocol} in {url} is not a kind of storage that fsspec knows: give an address such as s3://bucket/folder, "
                 "gs://bucket/folder or https://host/file"
             ) from None
-    return fsspec.core.url_to_fs(url)
+    system, path = fsspec.core.url_to_fs(url)
+    _opened[id(system)] = system
+    return system, path
 
 
 @dataclass(frozen=True)
