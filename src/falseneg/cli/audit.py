@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from falseneg.cli.configuration import instantiated, uses_gpu
+from falseneg.cli.configuration import device_of, instantiated, uses_gpu
 from falseneg.cli.parser import run_parser
-from falseneg.cli.protocols import file_name
+from falseneg.cli.protocols import USUAL_SIZE, file_name
 from falseneg.data.remote import is_remote
 from falseneg.errors import UserError
 from falseneg.files import alone
@@ -35,7 +35,7 @@ ABOUT = (
     "and tables of pairs to DIR."
 )
 OPTIONS = ("expected_classes", "seed", "skip_unreadable", "accelerator", "workers")
-USUAL_SIZE, USUAL_BATCH = 224, 256
+USUAL_BATCH = 256
 FURTHER: dict[str, dict[str, Any]] = {
     "data": {"type": Dataset | None, "default": None, "help": "the images, if DATA is not simply a folder or file"},
     "encoder": {"type": str | None, "metavar": "SOURCE", "help": KINDS},
@@ -103,7 +103,7 @@ def _audit(prepared: Run, encoder: nn.Module, options: Any, about: dict[str, Any
         kinds=options["expected_classes"],
         near=options["near_duplicates"],
         seed=options["seed"],
-        device=(torch.accelerator.current_accelerator() if gpu else None) or torch.device("cpu"),
+        device=device_of({"accelerator": prepared.accelerator}),
         progress=Lines().aside,
     )
     asked.check()

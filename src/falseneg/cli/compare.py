@@ -15,6 +15,7 @@ from falseneg.cli.configuration import (
     Configuration,
     build,
     check,
+    device_of,
     open_data,
     run_settings,
     settle,
@@ -189,7 +190,7 @@ def _seconds_of_an_epoch(comparison: Comparison, images: ImageSet, threads: int)
     try:
         for configuration in comparison.variants.values():
             gpu, shared = uses_gpu(configuration), configuration["data"] == base["data"]
-            device = (torch.accelerator.current_accelerator() if gpu else None) or torch.device("cpu")
+            device = device_of(configuration)
             run = build({**configuration, **settled}, train) if shared else build(configuration)
             run.method.to(device)
             total += forecast(run, make_plan(run, gpu, resumed=True, say=lambda _: None), device)[0]

@@ -134,6 +134,12 @@ def uses_gpu(configuration: Mapping[str, Any]) -> bool:
     return configuration["accelerator"] != "cpu" and torch.accelerator.is_available()
 
 
+def device_of(configuration: Mapping[str, Any]) -> torch.device:
+    """Where a run in this process will compute."""
+    accelerator = torch.accelerator.current_accelerator() if uses_gpu(configuration) else None
+    return accelerator or torch.device("cpu")
+
+
 def _part(name: str, configuration: Mapping[str, Any]) -> Any:
     """One part of a run by itself."""
     parser = Parser()

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from falseneg.cli.configuration import instantiated, run_settings, uses_gpu
+from falseneg.cli.configuration import device_of, instantiated, run_settings, uses_gpu
 from falseneg.cli.messages import did_you_mean
 from falseneg.cli.parser import CONFIG, run_parser
-from falseneg.cli.protocols import Asked, file_name, measure
+from falseneg.cli.protocols import USUAL_SIZE, Asked, file_name, measure
 from falseneg.cli.trusting import named
 from falseneg.data import as_image_set
 from falseneg.errors import UserError
@@ -56,7 +56,6 @@ OPTIONS = (
     "accelerator",
     "workers",
 )
-USUAL_SIZE = 224
 FURTHER: dict[str, dict[str, Any]] = {
     "encoder": {"type": str | None, "metavar": "SOURCE", "help": KINDS},
     "--data": {"type": Dataset | None, "default": None, "help": "the images to learn from"},
@@ -105,7 +104,7 @@ def run(arguments: Sequence[str]) -> int:
         **{name: parts[name] for name in OPTIONS},
     )
     if protocol is not None:
-        return measure(protocol, Asked(run, found, options["encoder"], options["out"], USUAL_SIZE))
+        return measure(protocol, Asked(run, found, options["encoder"], options["out"]))
     if as_image_set(run.data).captioned:
         torch.manual_seed(options["seed"])
         run.method = open_towers(*source) or run.method
@@ -184,7 +183,7 @@ def _measure(run: Run) -> dict[str, Any]:
         raise UserError(
             "accuracy needs labelled images to learn from and to measure on; give them as --data and --test"
         )
-    device = (torch.accelerator.current_accelerator() if gpu else None) or torch.device("cpu")
+    device = device_of({"accelerator": run.accelerator})
     encoder = run.method.encoder.to(device)
     size = getattr(encoder, "image_size", None) or USUAL_SIZE
     figures: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from falseneg.cli.configuration import uses_gpu
+from falseneg.cli.configuration import device_of
 from falseneg.data import ImageSet
 from falseneg.errors import UserError
 from falseneg.evaluation import Figure, Protocol, Task
@@ -27,6 +27,9 @@ from falseneg.train.progress import Lines
 from falseneg.train.run import Run
 from falseneg.train.sources import Source, hash_of
 
+USUAL_SIZE = 224
+"""Side of the images in pixels, where the encoder takes any."""
+
 
 @dataclass(frozen=True, eq=False)
 class Asked:
@@ -37,14 +40,12 @@ class Asked:
         found: the encoder.
         source: what it is called on the command line.
         out: the file of the figures; None chooses it.
-        usual_size: side of the images in pixels, where the encoder takes any.
     """
 
     run: Run
     found: Source
     source: str
     out: Path | None
-    usual_size: int
 
 
 def measure(protocol: Protocol, asked: Asked) -> int:
@@ -52,8 +53,8 @@ def measure(protocol: Protocol, asked: Asked) -> int:
     run, encoder = asked.run, asked.found.encoder
     run.check()
     sets = _sets(protocol, run)
-    size = protocol.image_size(getattr(encoder, "image_size", None) or asked.usual_size)
-    device = torch.accelerator.current_accelerator() if uses_gpu({"accelerator": run.accelerator}) else None
+    size = protocol.image_size(getattr(encoder, "image_size", None) or USUAL_SIZE)
+    device = device_of({"accelerator": run.accelerator})
     about = {
         "protocol": protocol.name,
         "settings": json.loads(json.dumps(protocol.settings())),
@@ -67,13 +68,13 @@ def measure(protocol: Protocol, asked: Asked) -> int:
     if pieces.begun:
         print(f"going on with what is in {pieces.folder}")
     task = Task(
-        encoder.to(device or "cpu"),
+        encoder.to(device),
         size,
         sets.get("train"),
         sets.get("test"),
         asked.found.head,
         run.seed,
-        device or torch.device("cpu"),
+        device,
         run.workers or 0,
         pieces,
         Lines().aside,
