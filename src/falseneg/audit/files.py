@@ -20,8 +20,8 @@ import numpy as np
 from falseneg.audit.audit import Audit
 from falseneg.audit.duplicates import Duplicates
 from falseneg.audit.measure import Measured
-from falseneg.files import replacing, write_bytes
-from falseneg.train.pairs import as_csv, pair_table
+from falseneg.files import write_bytes
+from falseneg.train.pairs import as_csv, pair_table, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,9 +42,9 @@ def write_files(found: Audit, folder: Path, about: Mapping[str, Any]) -> None:
         UserError: they cannot be written.
     """
     table = pairs_of(found)
-    _write(table, folder / PAIRS)
+    write_table(table, folder / PAIRS)
     write_bytes(folder / PAIRS_CSV, as_csv(table, further=(*KINDS, *found.measured.names)))
-    _write(_both_ways(found.duplicates), folder / DUPLICATES)
+    write_table(_both_ways(found.duplicates), folder / DUPLICATES)
     content = {**about, **figures_of(found)}
     write_bytes(folder / FIGURES, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -153,10 +153,3 @@ def _both_ways(duplicates: Duplicates) -> pa.Table:
     ordered = np.concatenate([pairs, pairs[:, ::-1]])
     columns = {"anchor": ordered[:, 0].copy(), "candidate": ordered[:, 1].copy(), "score": np.tile(scores, 2)}
     return pa.table(columns).sort_by([("anchor", "ascending"), ("candidate", "ascending")])
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    with replacing(path) as file:
-        pq.write_table(table, file, compression="zstd", store_schema=False)  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from falseneg.models.encoder import described_in, load_exactly
 from falseneg.models.text import TextEncoder
 
 _ABOUT = "falseneg.clip"
-FILE = "towers.safetensors"
+TOWERS = "towers.safetensors"
 """Of a run's folder: both towers."""
 
 
@@ -66,7 +66,7 @@ class CLIP(TwoTowers):
 
     def export(self, folder: Path, tau: float | None = None) -> None:
         super().export(folder, tau)
-        self.save(folder / FILE)
+        self.save(folder / TOWERS)
 
     def save(self, path: str | Path) -> None:
         """Write both towers and their constructor arguments to a safetensors file, whole or not at all.

@@ -16,7 +16,7 @@ from falseneg.models.clip_images import ClipImages, build_model, channel_statist
 from falseneg.models.encoder import first_difference, read_weights
 from falseneg.models.text import CutTokenizer, open_clip
 
-FOLDER = "open_clip"
+OPEN_CLIP = "open_clip"
 """Of a run's folder: the part that open_clip loads."""
 
 
@@ -89,9 +89,9 @@ class OpenCLIP(TwoTowers):
         state = {key: value.detach().cpu().contiguous().clone() for key, value in self.model.state_dict().items()}
         if tau is not None:
             state["logit_scale"] = torch.full_like(state["logit_scale"], tau).log().neg()
-        (folder / FOLDER).mkdir(exist_ok=True)
-        write_bytes(folder / FOLDER / "open_clip_model.safetensors", save(state))
-        write_bytes(folder / FOLDER / "open_clip_config.json", json.dumps(about, indent=2).encode())
+        (folder / OPEN_CLIP).mkdir(exist_ok=True)
+        write_bytes(folder / OPEN_CLIP / "open_clip_model.safetensors", save(state))
+        write_bytes(folder / OPEN_CLIP / "open_clip_config.json", json.dumps(about, indent=2).encode())
 
 
 class _TextTower(nn.Module):

@@ -81,18 +81,15 @@ class Passes:
         """What a network gives for all images without augmentation."""
         session, device = self.session, self.session.fabric.device
         options = AT_ONCE, device, session.plan.workers, outlast_signals
-        return self._kept(feature_batches(network, self._own(), size, *options), file, "images")
+        own = _share(session, session.plan.train)
+        return self._kept(feature_batches(network, own, size, *options), file, "images")
 
     def _texts(self, network: nn.Module, file: str, unit: bool) -> Tensor:
         """What a network of tokens gives for the captions of all images."""
         tokenize, device = self.session.learner.method.tokenize, self.session.fabric.device
         assert tokenize is not None
-        return self._kept(text_batches(network, tokenize, self._own(), device, unit), file, "captions")
-
-    def _own(self) -> Subset:
-        """This rank's share of the images."""
-        fabric, images = self.session.fabric, self.session.plan.train
-        return Subset(images, torch.arange(fabric.global_rank, len(images), fabric.world_size))
+        own = _share(self.session, self.session.plan.train)
+        return self._kept(text_batches(network, tokenize, own, device, unit), file, "captions")
 
     def _kept(self, batches: Generator[Tensor], file: str, what: str) -> Tensor:
         """The batches of all ranks as one, in memory or in a file."""
@@ -180,21 +177,19 @@ def shared_features(session: Session, network: nn.Module, images: ImageSet, alon
         alone: the first rank asks by itself.
     """
     fabric, size, workers = session.fabric, session.plan.size, session.plan.workers
-    if alone or fabric.world_size == 1:
-        return extract_features(network, images, size, device=fabric.device, workers=workers)
-    # Of fewer images than ranks each rank extracts all: nothing has to be exchanged.
-    own = (
-        Subset(images, torch.arange(fabric.global_rank, len(images), fabric.world_size))
-        if len(images) >= fabric.world_size
-        else images
-    )
+    if alone or fabric.world_size == 1 or len(images) < fabric.world_size:  # too few for a share each
+        first = fabric.is_global_zero
+        return extract_features(network, images, size, device=fabric.device, workers=workers) if first else None
+    own = _share(session, images)
     with closing(feature_batches(network, own, size, AT_ONCE, fabric.device, workers, outlast_signals)) as batches:
-        if own is images:
-            whole = list(batches)
-        else:
-            everyone = _of_all_ranks(session, batches, len(images), "extracting features")
-            whole = [batch for batch in everyone if fabric.is_global_zero]
+        everyone = _of_all_ranks(session, batches, len(images), "extracting features")
+        whole = [batch for batch in everyone if fabric.is_global_zero]
     return torch.cat(whole) if fabric.is_global_zero else None
+
+
+def _share(session: Session, images: ImageSet) -> Subset:
+    """The images that this rank takes, in turn with the others."""
+    return Subset(images, torch.arange(session.fabric.global_rank, len(images), session.fabric.world_size))
 
 
 def _of_all_ranks(session: Session, batches: Iterator[Tensor], number: int, what: str) -> Iterator[Tensor]:

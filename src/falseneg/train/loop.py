@@ -15,6 +15,7 @@ from falseneg.batch import Batch
 from falseneg.clock import Duration, due
 from falseneg.errors import UserError
 from falseneg.files import write_bytes
+from falseneg.train.checkpoint import LAST
 from falseneg.train.compiled import uncompiled
 from falseneg.train.embeddings import Passes
 from falseneg.train.guards import Stopped, StopRequests, end_workers, lost_loader
@@ -173,7 +174,7 @@ def skip(session: Session, observers: Sequence[Observer], problem: NotFinite) ->
         left = run.skip_not_finite - session.skipped
         session.progress.message(f"warning: {found} at step {step}, which is skipped ({largest}; {left} more may be)")
         return
-    save(session, observers, f"{NOT_FINITE}.pt")
+    save(session, observers, [f"{NOT_FINITE}.pt"])
     if session.metrics is not None:
         about = {"step": step, "loss": str(problem.loss), "largest_gradient": str(problem.gradient)}
         text = json.dumps({**about, "of": problem.name, "rows": problem.rows}) + "\n"
@@ -201,15 +202,16 @@ def after_step(session: Session, observers: Sequence[Observer], stepped: Stepped
     """Move the clock on; observe, and save what is due. A step that was skipped (None) has nothing to observe."""
     before, session.clock = session.clock, replace(session.clock, step=session.clock.step + 1)
     clock, run = session.clock, session.run
-    for observer in observers if stepped is not None else ():
-        assert stepped is not None
-        observer.after_step(session, stepped)
+    if stepped is not None:
+        for observer in observers:
+            observer.after_step(session, stepped)
     if clock.step % clock.steps_per_epoch == 0:
         with uncompiled(run.compile_encoder):
             _end_epoch(session, observers, before.epoch + 1)
     keep = due(run.keep_every, before.step, clock)
     if keep or due(run.checkpoint_every, before.step, clock) or clock.step == clock.total_steps:
-        save(session, observers, f"step-{clock.step:08d}.pt" if keep else None)
+        # The one that stays first: a run that is killed in between makes it again.
+        save(session, observers, [f"step-{clock.step:08d}.pt", LAST] if keep else [LAST])
 
 
 def _end_epoch(session: Session, observers: Sequence[Observer], epoch: int) -> None:

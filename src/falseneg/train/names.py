@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from falseneg.methods.base import ENCODER as ENCODER
-from falseneg.methods.clip import FILE as TOWERS
-from falseneg.methods.open_clip import FOLDER as OPEN_CLIP
+from falseneg.methods.clip import TOWERS as TOWERS
+from falseneg.methods.open_clip import OPEN_CLIP as OPEN_CLIP
 
 EXPORTED = (ENCODER, TOWERS, OPEN_CLIP)
 """What a finished run leaves for others; the last is a folder."""

@@ -145,6 +145,18 @@ def _picture(row: int) -> str:
     return f"{PICTURES}/{row:06d}.png"
 
 
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a table of pairs as Parquet, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd", store_schema=False)  # type: ignore[attr-defined]
+
+
 def as_csv(table: pa.Table, folder: Path | None = None, further: Sequence[str] = ()) -> bytes:
     """Pairs as CSV, the last epoch and the most similar first.
 

@@ -15,15 +15,13 @@ from torch import Tensor, nn
 from falseneg.errors import UserError
 from falseneg.foreign.text import read_yaml
 from falseneg.methods.clip import CLIP
-from falseneg.methods.clip import FILE as TOWERS
-from falseneg.methods.open_clip import FOLDER as OPEN_CLIP
 from falseneg.methods.open_clip import OpenCLIP
 from falseneg.methods.two_towers import TwoTowers
 from falseneg.models import Encoder, ProjectionHead
 from falseneg.models.clip_images import clip_images, of_one_process
 from falseneg.models.encoder import HEAD, load_exactly, read_weights
 from falseneg.train.checkpoint import LAST, damage_said, load_checkpoint
-from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER
+from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER, OPEN_CLIP, TOWERS
 
 KINDS = "the folder of a run, an encoder.safetensors, a checkpoint (.pt), timm:NAME or open_clip:NAME"
 _MODELS = ("timm", "open_clip")
@@ -81,7 +79,7 @@ def open_towers(source: str, weights: str | None = None, image_size: int | None 
     """
     kind, _, name = source.partition(":")
     path = Path(source)
-    if kind == "open_clip" and not path.exists():
+    if kind == "open_clip" and is_model(source):
         if weights is not None and not _holds_two(Path(weights)):
             return None
         return OpenCLIP(name, weights, image_size)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from falseneg.train.checkpoint import LAST, load_module, random_states, restore_random_states, save_checkpoint, seed_all
-from falseneg.train.names import CHECKPOINTS, NOT_FINITE
+from falseneg.train.names import CHECKPOINTS
 from falseneg.train.observers import Observer
 from falseneg.train.session import Session
 
@@ -17,13 +17,13 @@ SEED_OF_RANK = 1_000_003
 """Between the seeds of two ranks, which draw apart: what the encoder drops, for instance."""
 
 
-def save(session: Session, observers: Sequence[Observer], name: str | None = None) -> None:
+def save(session: Session, observers: Sequence[Observer], names: Sequence[str] = (LAST,)) -> None:
     """Write the checkpoint; every rank has to ask.
 
     Args:
         session: where training stands.
         observers: what they have seen is saved as well.
-        name: of a file that stays, beside ``last.pt``; ``not-finite.pt`` stands alone.
+        names: of the files that it is written to, one after the other.
 
     Raises:
         UserError: it cannot be written; the one before stays.
@@ -43,8 +43,6 @@ def save(session: Session, observers: Sequence[Observer], name: str | None = Non
     }
     if session.metrics is not None:
         state["metrics"] = session.metrics.position()
-        # The one that stays first: a run that is killed in between makes it again.
-        names = [name] if name == f"{NOT_FINITE}.pt" else [name, LAST] if name is not None else [LAST]
         save_checkpoint(session.folder / CHECKPOINTS, state, names)
     session.fabric.barrier()
 

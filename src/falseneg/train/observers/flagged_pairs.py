@@ -13,14 +13,14 @@ from torch import Tensor
 
 from falseneg.contrast import Contrast
 from falseneg.data import ImageSet
-from falseneg.files import replacing, write_bytes
+from falseneg.files import write_bytes
 from falseneg.flagged import Judged
 from falseneg.foreign.text import read_json
 from falseneg.rules import AboveThreshold, PairRule, SameGroup
 from falseneg.statistics import flagged_pairs, similarity_histogram
 from falseneg.train.names import FLAGGED, SIMILARITIES
 from falseneg.train.observers.base import Figures, Observer
-from falseneg.train.pairs import damaged, pair_table, read_pairs
+from falseneg.train.pairs import damaged, pair_table, read_pairs, write_table
 from falseneg.train.session import Session, Stepped
 from falseneg.train.thumbnails import write_thumbnails
 
@@ -145,7 +145,6 @@ class FlaggedPairs(Observer):
 
     def _write_pairs(self, epoch: int) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         pairs = torch.cat([torch.empty(0, 2, dtype=torch.int64), *self.pairs]).numpy()
         scores = torch.cat([torch.empty(0, dtype=torch.float32), *self.scores]).numpy()
@@ -153,8 +152,7 @@ class FlaggedPairs(Observer):
         if self.written is not None:
             earlier = self.written.filter(self.written["epoch"].to_numpy() < epoch)
             table = pa.concat_tables([earlier, table], promote_options="default")
-        with replacing(self.folder / FLAGGED) as file:
-            pq.write_table(table, file, compression="zstd", store_schema=False)  # type: ignore[attr-defined]
+        write_table(table, self.folder / FLAGGED)
         self.written = table
 
 
