@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -139,6 +140,32 @@ def note_rows(path):
         return plain(session, batch)
 
     loop.step = step
+
+
+def free_port():
+    with socket.socket() as each:
+        each.bind(("127.0.0.1", 0))
+        return str(each.getsockname()[1])
+
+
+def wait_for_lines(path, number, processes):
+    """Until a process has begun that many steps, or ended."""
+    while all(each.is_alive() for each in processes):
+        if path.exists() and len(path.read_text().splitlines()) >= number:
+            return
+        time.sleep(0.01)
+
+
+def rows_of(noted):
+    """The images of each step, as the last to take it saw them."""
+    steps = {}
+    for of_ranks in noted:
+        lines = [json.loads(line) for path in of_ranks if path.exists() for line in path.read_text().splitlines()]
+        taken = {}
+        for step, rows in lines:
+            taken.setdefault(step, []).extend(rows)
+        steps |= taken
+    return {step: sorted(rows) for step, rows in steps.items()}
 
 
 def train(folder, variables, log, resume=False, wait=None, fault=None, rows=None, build=run_of, **options):

@@ -1,7 +1,6 @@
 """Runs that are killed at random moments, and resumed, end with the same bits as an undisturbed one."""
 
 import functools
-import multiprocessing
 import os
 import random
 import signal
@@ -13,18 +12,6 @@ from train.parts import assert_same_weights, tiny_run, untimed
 from train.trainee import train, train_and_signal_all, train_on_a_full_disk
 
 from falseneg.train.checkpoint import load_checkpoint
-
-pytestmark = pytest.mark.skipif(
-    "forkserver" not in multiprocessing.get_all_start_methods(), reason="the system cannot fork processes"
-)
-PRELOAD = ["falseneg.train.pretrain", "timm", "lightning_fabric", "sklearn.linear_model", "torchvision.transforms.v2"]
-
-
-@pytest.fixture(scope="module")
-def context():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,8 @@ from pathlib import Path
 import captioned
 import pytest
 import torch
-from train.many_processes import shard_run
+from train.many_processes import rows_of, shard_run, wait_for_lines
 from train.parts import assert_same_weights
-from train.test_many_processes import (  # noqa: F401 (fixtures)
-    begin,
-    context,
-    pytestmark,
-    rows_of,
-    wait_for_lines,
-)
 
 from falseneg.data import Shards
 from falseneg.train import fit
@@ -34,7 +27,7 @@ def shards(tmp_path_factory):
     ("seed", "workers", "kills"),
     [(0, 0, 3), *(pytest.param(seed, seed % 3, 8, marks=pytest.mark.slow) for seed in range(1, 7))],
 )
-def test_each_pair_is_seen_once_an_epoch(begin, shards, tmp_path, seed, workers, kills):  # noqa: F811
+def test_each_pair_is_seen_once_an_epoch(machines, shards, tmp_path, seed, workers, kills):
     options = {"shards": shards, "batch_size": 20, "keep_last": True, "epochs": EPOCHS, "checkpoint_every": "2 steps"}
     fit(shard_run(**options, workers=workers), tmp_path / "alone")
     names = [Shards(shards, cache=str(tmp_path)).describe(row) for row in range(PAIRS)]
@@ -44,7 +37,7 @@ def test_each_pair_is_seen_once_an_epoch(begin, shards, tmp_path, seed, workers,
     for attempt in range(kills + 1):
         noted.append([tmp_path / f"rows{attempt}"])
         resume = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
-        (process,) = begin(folder, build=shard_run, rows=noted[-1][0], resume=resume, workers=workers, **options)
+        (process,) = machines(folder, build=shard_run, rows=noted[-1][0], resume=resume, workers=workers, **options)
         if attempt < kills:
             wait_for_lines(noted[-1][0], draw.randint(1, 6), [process])
             time.sleep(draw.uniform(0, 0.05))

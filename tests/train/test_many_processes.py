@@ -1,11 +1,9 @@
 """Runs over several processes and machines, that change their number, last longer, wait, and lose a process."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from train.many_processes import run_of, train
+from train.many_processes import free_port, rows_of, run_of, wait_for_lines
 from train.parts import untimed, weights
 
 import falseneg as fn
@@ -25,57 +23,6 @@ from falseneg.train.optimisers import rate_factor
 
 SCRIPT = str(Path(__file__).parent / "many_processes.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-PRELOAD = ["falseneg.train.pretrain", "timm", "lightning_fabric", "sklearn.linear_model", "torchvision.transforms.v2"]
-pytestmark = pytest.mark.skipif(
-    "forkserver" not in multiprocessing.get_all_start_methods(), reason="the system cannot fork processes"
-)
-
-
-@pytest.fixture(scope="module")
-def context():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
-
-
-@pytest.fixture
-def begin(context, tmp_path):
-    """Starts a process on each of so many machines, which find each other by their environment."""
-
-    def begin(folder, world=1, different=None, **options):
-        port = {} if world == 1 else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-        processes = []
-        for rank in range(world):
-            variables = port | ({} if world == 1 else {"NODE_RANK": str(rank)})
-            own = {"folder": folder, "nodes": world, **options} | (different(rank) if different else {})
-            own |= {"variables": variables, "log": tmp_path / f"log{rank}"}
-            processes.append(context.Process(target=train, kwargs=own))
-            processes[-1].start()
-        return processes
-
-    return begin
-
-
-@pytest.fixture
-def launch(begin, tmp_path):
-    """Trains to the end on so many machines; what each of them said."""
-
-    def launch(folder, world=1, codes=(0,), **options):
-        processes = begin(folder, world, **options)
-        for each in processes:
-            each.join(200)
-        outs = [(tmp_path / f"log{rank}").read_text() for rank in range(world)]
-        expected = list(codes) if len(codes) == world else list(codes) * world
-        assert [each.exitcode for each in processes] == expected, outs
-        return outs
-
-    return launch
-
-
-def free_port():
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        return str(each.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +118,7 @@ def test_a_run_goes_on_with_other_processes(launch, tmp_path, method, form):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_killed_many_times_with_other_processes_between(begin, tmp_path, seed):
+def test_killed_many_times_with_other_processes_between(machines, tmp_path, seed):
     """Eight times in a run, at random moments, one process or all, by signals that can and cannot be heard."""
     draw = random.Random(seed)
     method, form = draw.choice([("SimCLR", "FNC"), ("MoCo", "FNC"), ("SimCLR", "GloFND"), ("SimCLR", "IFND")])
@@ -183,7 +130,7 @@ def test_killed_many_times_with_other_processes_between(begin, tmp_path, seed):
         resume = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
         noted.append([tmp_path / f"rows{attempt}of{rank}" for rank in range(world)])
         own = noted[-1]
-        processes = begin(folder, world, different=lambda rank: {"rows": own[rank]}, resume=resume, **options)  # noqa: B023
+        processes = machines(folder, world, different=lambda rank: {"rows": own[rank]}, resume=resume, **options)  # noqa: B023
         if attempt < 8:
             wait_for_lines(own[0], draw.choice([0, 0, 1, 1, 2, 3]), processes)
             time.sleep(draw.uniform(0, 0.2))
@@ -200,14 +147,6 @@ def test_killed_many_times_with_other_processes_between(begin, tmp_path, seed):
         line["kind"] for line in read_metrics(tmp_path / "alone")
     ]
     assert rows_of(noted) == batches_of_one(96, 20, 3)
-
-
-def wait_for_lines(path, number, processes):
-    """Until a process has begun that many steps, or ended."""
-    while all(each.is_alive() for each in processes):
-        if path.exists() and len(path.read_text().splitlines()) >= number:
-            return
-        time.sleep(0.01)
 
 
 class Damage:
@@ -263,18 +202,6 @@ def test_faults_of_every_kind(launch, tmp_path, seed):
     fit(run_of(**options), folder, resume=True)
     assert_alike(tmp_path / "alone", folder)
     assert untimed(folder) == untimed(tmp_path / "alone"), happened
-
-
-def rows_of(noted):
-    """The images of each step, as the last to take it saw them."""
-    steps = {}
-    for of_ranks in noted:
-        lines = [json.loads(line) for path in of_ranks if path.exists() for line in path.read_text().splitlines()]
-        taken = {}
-        for step, rows in lines:
-            taken.setdefault(step, []).extend(rows)
-        steps |= taken
-    return {step: sorted(rows) for step, rows in steps.items()}
 
 
 def batches_of_one(rows, batch_size, epochs):
