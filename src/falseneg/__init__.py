@@ -17,6 +17,7 @@ _ROOMS = {
     "falseneg.detectors": (
         "AllOf",
         "AnyOf",
+        "BatchComponents",
         "BatchQuantile",
         "Detector",
         "FixedThreshold",

@@ -10,6 +10,7 @@ from falseneg.contrast import Embedded as Embedded
 from falseneg.contrast import Space as Space
 from falseneg.detectors import AllOf as AllOf
 from falseneg.detectors import AnyOf as AnyOf
+from falseneg.detectors import BatchComponents as BatchComponents
 from falseneg.detectors import BatchQuantile as BatchQuantile
 from falseneg.detectors import Detector as Detector
 from falseneg.detectors import FixedThreshold as FixedThreshold

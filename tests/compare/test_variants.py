@@ -53,7 +53,7 @@ def test_shares_follow_the_number_of_classes():
 
 def test_without_a_number_of_classes_there_is_only_what_needs_none():
     without = named_variants({**BASE, "expected_classes": None}, 1000)
-    assert set(without) == {"none", "sogclr", "moco", "relative-to-positive", "oracle", "oracle-eliminate"}
+    assert set(without) == {"none", "sogclr", "moco", "relative-to-positive", "wcl", "oracle", "oracle-eliminate"}
     assert list(named_variants(BASE, 1000)) == [name for name in NAMES if name not in OF_PAIRS]
     pairs = {**BASE, "method": {"class_path": "CLIP", "init_args": {"support_views": 0}}}
     assert list(named_variants(pairs, 1000)) == [name for name in NAMES if "moco" not in name]
@@ -128,6 +128,7 @@ MADE_OF = {
     "hard-negatives": ("SimCLR", "NoDetection", IGNORE, "HardNegatives"),
     "relative-to-positive": ("SimCLR", "RelativeToPositive", ELIMINATE, "InfoNCE"),
     "neighbour-graph": ("SimCLR", "NeighbourGraph", ELIMINATE, "InfoNCE"),
+    "wcl": ("SimCLR", "BatchComponents", ATTRACT, "InfoNCE"),
     "oracle": ("SimCLR", "Oracle", ATTRACT, "InfoNCE"),
     "oracle-eliminate": ("SimCLR", "Oracle", ELIMINATE, "InfoNCE"),
 }

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 import falseneg as fn
 from falseneg.detectors import neighbour_graph
+from falseneg.graph import spectral_coordinates
 
 ROWS = 80
 
@@ -194,6 +195,41 @@ def test_a_guide_that_is_an_encoder(tmp_path):
         assert not list(detector.parameters())
 
 
+def test_of_several_guides_the_mean_cosine_counts(tmp_path):
+    """The graph is that of the mean of the cosines, by a loop over the pairs; each guide alone has another."""
+    made, guides = [Made(seed) for seed in (0, 0, 0)], []
+    for number, each in enumerate(made):
+        each.points = each.points + torch.randn(each.points.shape, generator=torch.Generator().manual_seed(number))
+        np.save(tmp_path / f"{number}.npy", each.points.numpy())
+        guides.append(str(tmp_path / f"{number}.npy"))
+    tables = []
+    for guide in (guides, *guides):
+        detector = prepared(guide=guide, eigenvectors=3)
+        detector.start_epoch(made[0], clock(0))
+        tables.append(detector.table[:-1])
+    unit = [normalize(each.points.double() - each.points.double().mean(dim=0), dim=1) for each in made]
+    cosines = torch.tensor([[sum(float(u[i] @ u[j]) for u in unit) / 3 for j in range(ROWS)] for i in range(ROWS)])
+    found = cosines.double().fill_diagonal_(-2).topk(6, dim=1)
+    expected = spectral_coordinates(found.values.numpy(), found.indices.numpy(), 3)
+    alike = [table @ table.T for table in (expected, *tables)]
+    assert torch.allclose(alike[0], alike[1], atol=1e-4)
+    assert not any(torch.allclose(alike[1], other, atol=0.1) for other in alike[2:])
+
+
+def test_several_encoders_as_guides_agree_together(tmp_path):
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        fn.Encoder("resnet18", 8, arguments={"channels": [8, 8, 8, 8]}).save(tmp_path / f"{seed}.safetensors")
+    guides = [str(tmp_path / f"{seed}.safetensors") for seed in (0, 1)]
+    detector, made = prepared(guide=guides, agreement=0.1, eigenvectors=3), Made()
+    detector.start_epoch(made, clock(0))
+    of_each = [asked[-1].state_dict() for asked in made.asked]
+    assert len(of_each) == 4 and detector.figures()["graph agreement"] > 0.1
+    weights = [next(iter(state.values())) for state in of_each]
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[2], weights[3])
+    assert not torch.equal(weights[0], weights[2])
+
+
 def refused(tmp_path, array, **options):
     np.save(tmp_path / "guide.npy", array)
     return fn.NeighbourGraph(guide=tmp_path / "guide.npy", **options)
@@ -238,6 +274,7 @@ def test_a_guide_of_texts_in_either_form_of_file(tmp_path):
             lambda path: fn.NeighbourGraph(refresh=["1 epoch"], guide=path),
             "graph of a guide never changes; leave refresh",
         ),
+        (lambda _: fn.NeighbourGraph(guide=[]), "guide is an empty list; give at least one"),
         (lambda path: fn.NeighbourGraph(guide=path), "there is no file .*encoder.safetensors; give an encoder"),
         (lambda path: fn.NeighbourGraph(guide=path / "guide.csv"), "there is no file .*guide.csv"),
         (lambda path: refused(path, np.zeros(5)), r"guide.npy is float64 of shape \(5,\); give floats"),

@@ -50,6 +50,7 @@ DETECTORS = {
     "GloFND": lambda: fn.GlobalThreshold(alpha=0.3, initial=0.4),
     "batch quantile": lambda: fn.BatchQuantile(0.3),
     "fixed threshold": lambda: fn.FixedThreshold(0.6),
+    "components": fn.BatchComponents,
     "relative": lambda: fn.RelativeToPositive(absolute_margin=-0.1),
     "true labels": fn.Oracle,
     "any of": lambda: fn.AnyOf([fn.Oracle(), fn.BatchQuantile(0.2)]),

@@ -60,6 +60,7 @@ DETECTORS = {
     "both": lambda: fn.AllOf([fn.Oracle(LABELS), fn.FixedThreshold(0.0)]),
     "levels": Levels,
     "global threshold": lambda: prepared(fn.GlobalThreshold(alpha=0.3)),
+    "components": fn.BatchComponents,
     "relative to positive": lambda: fn.RelativeToPositive(absolute_margin=0.2),
 }
 STRATEGIES = {"eliminate": fn.ELIMINATE.renormalised(), "attract": fn.ATTRACT, "attract-outside": fn.ATTRACT_OUTSIDE}

@@ -11,7 +11,7 @@ Overrides = Mapping[str, Any]
 NAMES = (
     *("none", "fnc-eliminate", "fnc-attract", "ifnd", "glofnd", "batch-quantile", "shared-threshold"),
     *("sogclr", "sogclr-glofnd", "moco", "moco-fnc-attract", "debiased", "hard-negatives", "relative-to-positive"),
-    *("same-text", "same-image", "neighbour-graph"),
+    *("same-text", "same-image", "neighbour-graph", "wcl"),
     *("oracle", "oracle-eliminate"),
 )
 """All variants that have a name."""
@@ -52,6 +52,7 @@ def named_variants(base: Mapping[str, Any], images: int) -> dict[str, Overrides]
     if not two_towers(base):
         variants["moco"] = {"method": _moco(base, images)} | _treatment(_part("NoDetection"), "ignore")
     variants["relative-to-positive"] = _treatment(_part("RelativeToPositive", relative_margin=0.05), "eliminate")
+    variants["wcl"] = _treatment(_part("BatchComponents"), "attract")
     variants["oracle"] = _treatment(_part("Oracle"), "attract")
     variants["oracle-eliminate"] = _treatment(_part("Oracle"), "eliminate")
     return {name: variants[name] for name in NAMES if name in variants}

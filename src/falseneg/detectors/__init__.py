@@ -1,6 +1,7 @@
 """Which negatives are suspected to be false: one file each."""
 
 from falseneg.detectors.base import Detector, Features, Rules
+from falseneg.detectors.batch_components import BatchComponents
 from falseneg.detectors.combine import AllOf, AnyOf, StartAt
 from falseneg.detectors.global_threshold import GlobalThreshold
 from falseneg.detectors.identical_captions import IdenticalCaptions
@@ -15,6 +16,7 @@ from falseneg.detectors.threshold import BatchQuantile, FixedThreshold, NoDetect
 __all__ = [
     "AllOf",
     "AnyOf",
+    "BatchComponents",
     "BatchQuantile",
     "Detector",
     "Features",

@@ -56,7 +56,8 @@ class NeighbourGraph(Detector):
             4, 6, 8, 10 and 12, and then whenever a quarter more epochs are done.
         guide: compare by another model: an encoder.safetensors, the folder of a finished run, or a file with an embedding of
             each image to learn from or of its text, (rows, F) floating point, in a NumPy file (.npy) or a .safetensors file
-            of one tensor, which is centred and not whitened. The graph is then made once, at the start.
+            of one tensor, which is centred and not whitened. Of several guides the mean cosine counts: runs that differ in
+            their seed alone are more often right together. The graph is then made once, at the start.
         agreement: act only while two graphs of different views agree by so much (`falseneg.graph.agreement`), from 0 to 1; 0
             always acts. With the first graph that does, pairs are treated as the run's strategy says, and if the next one does
             so, too, the surest are attracted; below, nothing is flagged. The figure "graph agreement" of an epoch tells it.
@@ -67,7 +68,6 @@ class NeighbourGraph(Detector):
         UserError: an option is outside its range, or the guide cannot be read.
     """
 
-    _embeddings: Tensor | None
     table: Tensor
     thresholds: Tensor
     agreed: Tensor
@@ -79,7 +79,7 @@ class NeighbourGraph(Detector):
         share: float | None = None,
         attract: float = 0.5,
         refresh: list[str] | None = None,
-        guide: str | Path | None = None,
+        guide: list[str] | str | Path | None = None,
         agreement: float = 0.0,
         modality: str = "image",
     ) -> None:
@@ -102,22 +102,11 @@ class NeighbourGraph(Detector):
         self.refresh = [Duration.parse(each) for each in refresh or (REFRESHED if guide is None else ["0 epochs"])]
         self.agreement, self.modality = agreement, modality
         self.grows = refresh is None and guide is None
-        self.guide, self._embeddings = None if guide is None else str(_file_of(Path(guide))), None
-        if self.guide is None:
-            return
-        if is_table(Path(self.guide)):
-            if agreement:
-                raise UserError(
-                    "NeighbourGraph: embeddings in a file have no views that could agree; leave agreement out"
-                )
-            self._embeddings = read_embeddings(Path(self.guide), "NeighbourGraph").float()
-        elif modality == "text":
-            raise UserError(
-                f"NeighbourGraph: {self.guide} is an encoder of images, and modality is 'text'; give a file of embeddings of the "
-                "texts as the guide"
-            )
-        else:
-            Encoder.load(self.guide)  # what is wrong with it is said at once
+        named = [guide] if isinstance(guide, str | Path) else guide or []
+        if guide is not None and not named:
+            raise UserError("NeighbourGraph: guide is an empty list; give at least one, or leave it out")
+        self.guides = [str(_file_of(Path(each))) for each in named]
+        self._embeddings = {each: self._checked(each) for each in self.guides}
 
     def prepare(self, facts: Facts) -> None:
         """Make room for the coordinates.
@@ -137,8 +126,9 @@ class NeighbourGraph(Detector):
                 f"NeighbourGraph: {self.neighbours} neighbours and {self.eigenvectors} eigenvectors take at least {least} "
                 f"images, and there are {facts.rows}; give smaller numbers"
             )
-        if self._embeddings is not None:
-            check_one_for_each(self._embeddings, facts.rows, self.guide, "NeighbourGraph")
+        for path, embeddings in self._embeddings.items():
+            if embeddings is not None:
+                check_one_for_each(embeddings, facts.rows, path, "NeighbourGraph")
         self.seed = facts.seed
         # The last line is nobody's. What is not known is NaN, which is above no threshold.
         self.register_buffer("table", torch.full((facts.rows + 1, self.eigenvectors), torch.nan))
@@ -153,15 +143,19 @@ class NeighbourGraph(Detector):
         """
         if clock.epoch not in self._epochs(clock):
             return
-        points, views = self._compared(features)
-        check_points(points)
+        guides: list[str | None] = [*self.guides] or [None]
+        compared = [self._compared(features, guide) for guide in guides]
+        for points, _ in compared:
+            check_points(points)
         table, thresholds, agreed = torch.full(self.table.shape, torch.nan), torch.ones(2), torch.tensor(torch.nan)
         if rank() == 0:
             share = self.share or 0.0
-            table[:-1] = self._coordinates(whitened(points, views))
+            table[:-1] = self._coordinates([whitened(points, views) for points, views in compared])
             thresholds = quantiles_of_pairs(table, [share * self.attract, share], self.seed)
-            if views is not None:
-                one, other = (self._coordinates(whitened(half, views)) for half in views.unbind(dim=1))
+            of_views = [views for _, views in compared if views is not None]
+            if len(of_views) == len(compared):
+                halves = ([whitened(views[:, half], views) for views in of_views] for half in (0, 1))
+                one, other = map(self._coordinates, halves)
                 agreed = torch.tensor(agreement_of(one, other, share / 2, self.seed))
             thresholds = self._opened(thresholds, float(agreed))
         # At the end, so that what is broken off leaves nothing behind.
@@ -174,21 +168,43 @@ class NeighbourGraph(Detector):
         if not self.agreement:
             return thresholds
         now = agreed >= self.agreement
-        before = now if self.guide is not None else float(self.agreed) >= self.agreement  # a guide has one graph only
+        before = now if self.guides else float(self.agreed) >= self.agreement  # a guide has one graph only
         return torch.where(torch.tensor([before and now, now]), thresholds, CLOSED)
 
-    def _compared(self, features: Features) -> tuple[Tensor, Tensor | None]:
-        """(rows, F) features, and those of views of some images, if there is an encoder to embed them."""
-        if self._embeddings is not None:
-            return self._embeddings, None
+    def _checked(self, guide: str) -> Tensor | None:
+        """The embeddings in a file; None for an encoder, of which is said at once what is wrong.
+
+        Raises:
+            UserError: it cannot be read, or cannot do what was asked for.
+        """
+        if is_table(Path(guide)):
+            if self.agreement:
+                raise UserError(
+                    "NeighbourGraph: embeddings in a file have no views that could agree; leave agreement out"
+                )
+            return read_embeddings(Path(guide), "NeighbourGraph").float()
         if self.modality == "text":
+            raise UserError(
+                f"NeighbourGraph: {guide} is an encoder of images, and modality is 'text'; give a file of embeddings of the "
+                "texts as the guide"
+            )
+        Encoder.load(guide)
+        return None
+
+    def _compared(self, features: Features, guide: str | None) -> tuple[Tensor, Tensor | None]:
+        """(rows, F) features, and those of views of some images, if there is an encoder to embed them."""
+        if guide is not None and (embeddings := self._embeddings[guide]) is not None:
+            return embeddings, None
+        if self.modality == "text" and guide is None:
             return features.encoded(modality=self.modality), None
-        encoder = None if self.guide is None else Encoder.load(self.guide).eval()
+        encoder = None if guide is None else Encoder.load(guide).eval()
         rows = len(self.table) - 1
         viewed = torch.linspace(0, rows - 1, min(rows, VIEWED)).round().long()
         return features.encoded(encoder), features.of_views(viewed, 2, encoder)
 
-    def _coordinates(self, points: Tensor) -> Tensor:
+    def _coordinates(self, unit: list[Tensor]) -> Tensor:
+        """(n, C) of the graph in which images are as similar as their mean cosine over the models says."""
+        points = torch.cat(unit, dim=1) / len(unit) ** 0.5 if len(unit) > 1 else unit[0]
         return spectral_coordinates(*nearest(points, self.neighbours), self.eigenvectors or 0)
 
     def figures(self) -> Mapping[str, float]:
