@@ -1,6 +1,8 @@
 """``falseneg evaluate`` of two towers: retrieval and zero-shot accuracy beside the figures of the image tower."""
 
 import json
+import re
+from unittest import mock
 
 import captioned
 import pytest
@@ -9,7 +11,9 @@ import torch
 import falseneg as fn
 from falseneg.cli import main
 from falseneg.evaluation import PAIR_EVALUATIONS
-from falseneg.train.sources import has_towers, open_encoder, open_towers
+from falseneg.methods import open_clip as methods_open_clip
+from falseneg.models import clip_images
+from falseneg.train.sources import has_towers, hash_of, open_encoder, open_towers
 
 PAIR_KEYS = [key for each in PAIR_EVALUATIONS for key in each.keys]
 TOWERS = [
@@ -76,6 +80,35 @@ def test_evaluation_of_two_towers_repeats_the_runs_figures(run, capsys):
     assert json.loads((run / "other.json").read_text())["zero_shot"] != figures["zero_shot"]
 
 
+def measured(source, out, *options):
+    assert main(["evaluate", str(source), *options, "--accelerator", "cpu", "--workers", "0", "--out", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("name", ["towers.safetensors", "checkpoints/last.pt"])
+def test_both_towers_of_a_file_or_a_checkpoint(run, data, name, tmp_path, capsys):
+    figures, last = measured(run / name, tmp_path / "o.json", *data), final(run)
+    for key in ("knn", "linear", "retrieval", "text_to_image_10"):
+        assert figures[key] == pytest.approx(last[key]), key
+    assert figures["zero_shot"] is not None and "not measured" not in capsys.readouterr().out
+    knn = measured(run / name, tmp_path / "knn.json", *data, "--protocol", "knn")
+    assert knn["encoder"]["sha256"] == hash_of(open_encoder(str(run)).encoder)
+
+
+def test_the_image_tower_alone_is_said(run, data, tmp_path, capsys):
+    figures = measured(run / "encoder.safetensors", tmp_path / "o.json", *data)
+    said = "retrieval was not measured: .*encoder.safetensors has no tower of texts; of a run with two towers give the folder"
+    assert re.search(said, capsys.readouterr().out) and "knn" in figures and "retrieval" not in figures
+
+
+def test_a_checkpoint_whose_run_is_of_other_towers(run, data, tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").write_bytes((run / "checkpoints" / "last.pt").read_bytes())
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text().replace("dim: 16", "dim: 15"))
+    assert main(["evaluate", str(tmp_path / "checkpoints" / "last.pt"), *data]) == 2
+    assert "are of another model: image_head.weight is (16, 16) there and (15, 16) here" in capsys.readouterr().err
+
+
 def test_images_without_captions_are_said(run, tmp_path, capsys):
     assert main(["evaluate", str(run), "--data", "Digits", "--test", "null", "--out", str(tmp_path / "o.json")]) == 0
     shown, figures = capsys.readouterr().out, json.loads((tmp_path / "o.json").read_text())
@@ -106,7 +139,7 @@ def test_captions_without_labels(run, data, tmp_path, capsys):
     assert "knn" not in figures and "nearest" not in shown and "not measurable" in shown
 
 
-def test_a_run_with_a_model_of_open_clip(data, tiny_model, tmp_path, capsys):
+def test_a_run_with_a_model_of_open_clip(data, tiny_model, tmp_path, capsys, monkeypatch):
     run = pretrained(data, tmp_path / "run", "--method", "OpenCLIP", "--method.model", tiny_model)
     assert main(["evaluate", str(run)]) == 0
     figures, last = json.loads((run / "evaluation.json").read_text()), final(run)
@@ -114,12 +147,17 @@ def test_a_run_with_a_model_of_open_clip(data, tiny_model, tmp_path, capsys):
         {key: last[key] for key in ("knn", "linear", *PAIR_KEYS)}
     )
     assert main(["evaluate", str(run), "--protocol", "knn"]) == 0  # of the image tower
+    of_checkpoint = measured(run / "checkpoints" / "last.pt", tmp_path / "c.json", *data)
+    assert of_checkpoint["retrieval"] == pytest.approx(last["retrieval"])
+    encoders = [open_encoder(str(place)).encoder for place in (run, run / "checkpoints" / "last.pt")]
+    assert hash_of(encoders[0]) == hash_of(encoders[1])
 
     weights = run / "open_clip" / "open_clip_model.safetensors"
-    source = [f"open_clip:{tiny_model}", "--weights", str(weights), *data, "--accelerator", "cpu", "--workers", "0"]
-    assert main(["evaluate", *source, "--out", str(tmp_path / "o.json")]) == 0
-    again = json.loads((tmp_path / "o.json").read_text())
-    assert again["retrieval"] == pytest.approx(last["retrieval"])
+    built = mock.Mock(side_effect=clip_images.build_model)
+    for module in (clip_images, methods_open_clip):
+        monkeypatch.setattr(module, "build_model", built)
+    again = measured(f"open_clip:{tiny_model}", tmp_path / "o.json", "--weights", str(weights), *data)
+    assert again["retrieval"] == pytest.approx(last["retrieval"]) and built.call_count == 1
 
     (run / "config.yaml").unlink()
     assert main(["evaluate", str(run), *data]) == 2

@@ -34,9 +34,10 @@ from falseneg.files import write_bytes
 from falseneg.methods import SimCLR
 from falseneg.methods.two_towers import TwoTowers
 from falseneg.train.embeddings import EmbedImages
+from falseneg.train.names import TOWERS
 from falseneg.train.plan import Plan, make_plan
 from falseneg.train.run import Run, check_seed
-from falseneg.train.sources import KINDS, has_towers, open_encoder, open_towers
+from falseneg.train.sources import KINDS, Source, check_there, has_towers, open_encoder, open_towers
 
 ABOUT = (
     "Measure an encoder. Without --protocol on frozen features: weighted nearest neighbours (k = 20), a linear probe, and "
@@ -89,25 +90,26 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError(f"evaluate needs SOURCE first: {KINDS}")
     options = parser.parse_args(arguments)
     check_seed(options["seed"])
-    layers = _head_layers(options)
-    torch.manual_seed(options["seed"])  # for a model without weights
     source = options["encoder"], options["weights"], options["image_size"]
-    found = open_encoder(*source, layers > 0)
+    check_there(source[0])
     parts = instantiated(parser, options)
     protocol: Protocol | None = parts["protocol"]
-    if parts["data"] is None and (protocol is None or protocol.wants):
+    data = parts["data"]
+    if data is None and (protocol is None or protocol.wants):
         raise UserError("evaluate needs --data, the images to learn from; see --help")
+    torch.manual_seed(options["seed"])  # for a model without weights
+    captioned = protocol is None and as_image_set(data).captioned
+    towers = open_towers(*source) if captioned else None
+    head = protocol is not None and protocol.head_layers > 0
+    found = open_encoder(*source, head) if towers is None else Source(towers.encoder)
     run = Run(
-        data=parts["data"],
-        method=SimCLR(found.encoder),  # type: ignore[arg-type]
+        data=data,
+        method=towers or SimCLR(found.encoder),  # type: ignore[arg-type]
         check_duplicates=False,
         **{name: parts[name] for name in OPTIONS},
     )
     if protocol is not None:
         return measure(protocol, Asked(run, found, options["encoder"], options["out"]))
-    if as_image_set(run.data).captioned:
-        torch.manual_seed(options["seed"])
-        run.method = open_towers(*source) or run.method
     return _plain(run, options["encoder"], options["out"])
 
 
@@ -143,13 +145,6 @@ def _by_name(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def _head_layers(options: Any) -> int:
-    """Layers of the head that the protocol asks for, found before anything is built: the encoder has to come first."""
-    chosen = options["protocol"]
-    layers = chosen["init_args"].get("layers") if chosen is not None and "init_args" in chosen else None
-    return max(layers or [0])
-
-
 def _plain(run: Run, source: str, out: Path | None) -> int:
     """What is measured of every encoder and of two towers, with usual settings."""
     figures = _measure(run)
@@ -166,11 +161,18 @@ def _plain(run: Run, source: str, out: Path | None) -> int:
             found = " ".join(f"{figures[f'{shared}{way}_{depth}']:>6.1%}" for depth in DEPTHS)
             print(f"  {way.replace('_', ' ')}, at 1, 5 and 10   {found}{words}")
     print(f"learned from {figures['images']:,} images, measured on {figures['test_images']:,}; written to {out}")
-    if "retrieval" not in figures and has_towers(source):
-        print(
-            "retrieval was not measured: the images to measure on have no captions; give captioned ones as --data and --test"
-        )
+    if "retrieval" not in figures and (why := _without_retrieval(run, source)):
+        print(f"retrieval was not measured: {why}")
     return 0
+
+
+def _without_retrieval(run: Run, source: str) -> str:
+    """What is missing for retrieval, where one could expect it; else nothing."""
+    if isinstance(run.method, TwoTowers) or has_towers(source):
+        return "the images to measure on have no captions; give captioned ones as --data and --test"
+    if as_image_set(run.data).captioned:
+        return f"{source} has no tower of texts; of a run with two towers give the folder, its {TOWERS} or a checkpoint"
+    return ""
 
 
 def _measure(run: Run) -> dict[str, Any]:

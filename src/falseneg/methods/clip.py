@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,7 +15,6 @@ from falseneg.models import Encoder
 from falseneg.models.encoder import described_in, load_exactly
 from falseneg.models.text import TextEncoder
 
-_ABOUT = "falseneg.clip"
 TOWERS = "towers.safetensors"
 """Of a run's folder: both towers."""
 
@@ -35,6 +35,9 @@ class CLIP(TwoTowers):
     Raises:
         UserError: a number is outside its range.
     """
+
+    ABOUT: ClassVar[str] = "falseneg.clip"
+    """In the metadata of a file of towers: what they were built with."""
 
     encoder: Encoder
     text: TextEncoder
@@ -78,7 +81,7 @@ class CLIP(TwoTowers):
 
         about = {"encoder": self.encoder.about(), "text": self.text.about(), "dim": self.dim}
         state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        write_bytes(Path(path), save(state, {_ABOUT: json.dumps(about)}))
+        write_bytes(Path(path), save(state, {CLIP.ABOUT: json.dumps(about)}))
 
     @staticmethod
     def load(path: str | Path) -> CLIP:
@@ -91,6 +94,6 @@ class CLIP(TwoTowers):
         def built(about: dict[str, dict[str, object] | int]) -> CLIP:
             return CLIP(Encoder(**about["encoder"]), TextEncoder(**about["text"]), about["dim"])  # type: ignore[arg-type]
 
-        method, state = described_in(Path(path), _ABOUT, {"encoder": dict, "text": dict, "dim": int}, built)
+        method, state = described_in(Path(path), CLIP.ABOUT, {"encoder": dict, "text": dict, "dim": int}, built)
         load_exactly(method, state, str(path))
         return method

@@ -285,6 +285,17 @@ def described_in(
         raise UserError(f"{path} describes an encoder that cannot be built ({_first_line(error)})") from error
 
 
+def describes(path: Path, key: str) -> bool:
+    """Whether it is a safetensors file with that description in its metadata."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return key in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def _read_about(path: Path, key: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
     """The constructor arguments in an exported file."""
     from safetensors import SafetensorError, safe_open

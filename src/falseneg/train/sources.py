@@ -19,11 +19,12 @@ from falseneg.methods.open_clip import OpenCLIP
 from falseneg.methods.two_towers import TwoTowers
 from falseneg.models import Encoder, ProjectionHead
 from falseneg.models.clip_images import clip_images, of_one_process
-from falseneg.models.encoder import HEAD, load_exactly, read_weights
+from falseneg.models.encoder import HEAD, describes, load_exactly, read_weights
+from falseneg.models.text import TextEncoder
 from falseneg.train.checkpoint import LAST, damage_said, load_checkpoint
 from falseneg.train.names import CHECKPOINTS, CONFIG, ENCODER, OPEN_CLIP, TOWERS
 
-KINDS = "the folder of a run, an encoder.safetensors, a checkpoint (.pt), timm:NAME or open_clip:NAME"
+KINDS = "the folder of a run, its encoder.safetensors or towers.safetensors, a checkpoint (.pt), timm:NAME or open_clip:NAME"
 _MODELS = ("timm", "open_clip")
 
 
@@ -64,16 +65,18 @@ def open_encoder(source: str, weights: str | None = None, image_size: int | None
         return Source(Encoder(name, image_size, weights))
     if weights is not None:
         raise UserError(f"weights go with timm:NAME or open_clip:NAME, and {source} has its own; leave them out")
-    if (Path(source) / OPEN_CLIP).is_dir() and not head:
-        return Source(_open_clip_of_run(Path(source), image_size).encoder)
-    found = _of_files(Path(source), source, head)
+    path = Path(source)
+    if not head and (towers := _open_clip_of(path, image_size)) is not None:
+        return Source(towers.encoder)
+    found = _of_files(path, source, head)
     if image_size is not None:
         found.encoder.image_size = image_size  # type: ignore[assignment]
     return found
 
 
 def open_towers(source: str, weights: str | None = None, image_size: int | None = None) -> TwoTowers | None:
-    """Both towers of a finished run, or of a model of open_clip; None where there is an encoder of images only.
+    """Both towers of a run, of its towers.safetensors or a checkpoint, or of a model of open_clip; None where there is an
+    encoder of images alone, or nothing.
 
     The arguments, and what is raised, are those of `open_encoder`.
     """
@@ -83,18 +86,50 @@ def open_towers(source: str, weights: str | None = None, image_size: int | None 
         if weights is not None and not _holds_two(Path(weights)):
             return None
         return OpenCLIP(name, weights, image_size)
-    if weights is None and (path / OPEN_CLIP).is_dir():
-        return _open_clip_of_run(path, image_size)
-    if weights is not None or not (path / TOWERS).is_file():
+    if weights is not None:
         return None
-    towers = CLIP.load(path / TOWERS)
-    towers.encoder.image_size = image_size or towers.encoder.image_size
+    if (found := _open_clip_of(path, image_size)) is not None:
+        return found
+    towers = _clip_of(path)
+    if towers is not None and image_size is not None:
+        towers.encoder.image_size = image_size
     return towers
 
 
 def has_towers(source: str) -> bool:
-    """Whether it is a finished run with two towers."""
-    return any((Path(source) / name).exists() for name in (TOWERS, OPEN_CLIP))
+    """Whether it is a finished run with two towers, or its towers.safetensors."""
+    path = Path(source)
+    return any((path / name).exists() for name in (TOWERS, OPEN_CLIP)) or describes(path, CLIP.ABOUT)
+
+
+def _clip_of(path: Path) -> CLIP | None:
+    """The towers of a run with `CLIP`, of its file of them, or of its checkpoint; None where it is none of these."""
+    if _is_checkpoint(path):
+        kind, arguments = _method_of(path)
+        if kind != CLIP.__name__:
+            return None
+        with damage_said(path):
+            encoder, text = (dict(arguments[name]) for name in ("encoder", "text"))
+            towers = CLIP(_encoder_of(encoder), TextEncoder(**text.get("init_args", text)), arguments["dim"])
+            load_exactly(towers, load_checkpoint(path)["method"], str(path))
+        return towers
+    file = path / TOWERS if path.is_dir() else path
+    return CLIP.load(file) if describes(file, CLIP.ABOUT) else None
+
+
+def _open_clip_of(path: Path, image_size: int | None) -> OpenCLIP | None:
+    """The model of a run with `OpenCLIP`, or of its checkpoint; None where it is neither."""
+    if (path / OPEN_CLIP).is_dir():
+        return _open_clip_of_run(path, image_size)
+    if not _is_checkpoint(path):
+        return None
+    kind, arguments = _method_of(path)
+    if kind != OpenCLIP.__name__:
+        return None
+    with damage_said(path):
+        towers = OpenCLIP(arguments["model"], image_size=image_size or arguments.get("image_size"))
+        load_exactly(towers, load_checkpoint(path)["method"], str(path))
+    return towers
 
 
 def _holds_two(weights: Path) -> bool:
@@ -126,8 +161,10 @@ def is_model(source: str) -> bool:
 
 
 def _of_files(path: Path, source: str, head: bool) -> Source:
-    if path.suffix == ".pt" and path.is_file():
+    if _is_checkpoint(path):
         return _of_checkpoint(path, head)
+    if not head and path.is_file() and (towers := _clip_of(path)) is not None:
+        return Source(towers.encoder)
     file = encoder_file(path, source)
     encoder = Encoder.load(file)
     if not head:
@@ -150,8 +187,7 @@ def encoder_file(path: Path, source: str | None = None) -> Path:
     Raises:
         UserError: there is no such file or folder, or the run has no encoder yet.
     """
-    if not path.exists():
-        raise UserError(f"there is no {source or path}; give {KINDS}{_model_hint(str(path))}")
+    check_there(source or str(path))
     if path.is_file():
         return path
     if not (path / ENCODER).is_file():
@@ -159,6 +195,16 @@ def encoder_file(path: Path, source: str | None = None) -> Path:
             f"{path} holds no {ENCODER}; give the folder of a run that is finished, or one of its {CHECKPOINTS}"
         )
     return path / ENCODER
+
+
+def check_there(source: str) -> None:
+    """Refuse a source that is neither a model's name nor a file or folder, before anything that takes time.
+
+    Raises:
+        UserError: there is nothing of the kind.
+    """
+    if not is_model(source) and not Path(source).exists():
+        raise UserError(f"there is no {source}; give {KINDS}{_model_hint(source)}")
 
 
 def _model_hint(name: str) -> str:
@@ -169,18 +215,37 @@ def _model_hint(name: str) -> str:
     return f" (did you mean timm:{near[0]}?)" if near else ""
 
 
+def _is_checkpoint(path: Path) -> bool:
+    return path.suffix == ".pt" and path.is_file()
+
+
 def _of_checkpoint(path: Path, head: bool) -> Source:
     """The encoder in a checkpoint, built as the configuration of its run says."""
+    with damage_said(path):
+        state = load_checkpoint(path)["method"]
+        encoder = _encoder_of(dict(_method_of(path)[1]["encoder"]))
+        load_exactly(encoder, _below("encoder.", state), str(path))
+    return Source(encoder, _head_of(state, path) if head else None)
+
+
+def _method_of(path: Path) -> tuple[str, dict[str, Any]]:
+    """Of the run of a checkpoint: the name of its method, and what that was built with.
+
+    Raises:
+        UserError: it lies in no run, or the run's configuration does not say.
+    """
     config = path.parent.parent / CONFIG
     if not config.is_file():
         raise UserError(f"{path} lies in no run: there is no {config}, which says how its encoder is built")
     settings: Any = read_yaml(config)
     with damage_said(path):
-        state = load_checkpoint(path)["method"]
-        arguments = dict(settings["method"]["init_args"]["encoder"])
-        encoder = Encoder(**(arguments.get("init_args", arguments) | {"weights": None}))
-        load_exactly(encoder, _below("encoder.", state), str(path))
-    return Source(encoder, _head_of(state, path) if head else None)
+        method = settings["method"]
+        return str(method["class_path"]).rpartition(".")[2], dict(method["init_args"])
+
+
+def _encoder_of(arguments: dict[str, Any]) -> Encoder:
+    """As a configuration describes it, without the weights that it was to start from."""
+    return Encoder(**(arguments.get("init_args", arguments) | {"weights": None}))
 
 
 def _head_of(state: Mapping[str, Tensor], path: Path) -> ProjectionHead:
