@@ -112,6 +112,45 @@ def test_what_print_config_shows_can_be_fed_back(tmp_path, capsys):
     assert parsed("--config", str(path)) == parsed(*given)
 
 
+@pytest.mark.parametrize("method", [["--method", "CLIP"], ["--method=falseneg.OpenCLIP"], ["--config", "two.yaml"]])
+def test_two_towers_have_the_defaults_of_clip(method, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("two.yaml").write_text("method: {class_path: CLIP}\n")
+    settings = parsed("--data", "Digits", *method)
+    assert settings["temperature"]["class_path"] == "falseneg.LearnedTemperature"
+    assert settings["optimiser"]["class_path"] == "falseneg.train.AdamW"
+    assert settings["optimiser"]["init_args"]["weight_decay"] == 0.1
+    augmentation = settings["augmentation"]
+    assert augmentation["crop_scale"] == [0.9, 1.0]
+    assert not any(augmentation[change] for change in ("flip", "jitter", "grayscale", "blur", "solarize", "rotation"))
+    assert check(settings) == settings == parsed("--config", printed(settings))
+
+    given = ["--temperature", "FixedTemperature", "--augmentation.flip", "0.5", "--optimiser", "LARS"]
+    settings = parsed("--data", "Digits", *method, *given)
+    assert settings["temperature"] == {"class_path": "falseneg.FixedTemperature", "init_args": {"tau": 0.1}}
+    assert settings["augmentation"]["flip"] == 0.5 and settings["augmentation"]["crop_scale"] == [0.9, 1.0]
+    assert settings["optimiser"]["init_args"]["weight_decay"] == LARS().weight_decay
+    with pytest.raises(SystemExit):
+        main(["pretrain", "--data", "Digits", *method, "--print-config"])
+    assert "LearnedTemperature" in capsys.readouterr().out
+    assert parsed("--data", "Digits")["temperature"]["class_path"] == "falseneg.FixedTemperature"
+
+
+def printed(settings):
+    Path("printed.yaml").write_text(to_yaml(settings))
+    return "printed.yaml"
+
+
+@pytest.mark.parametrize("part, kind", [("optimiser", SGD), ("optimiser", LARS), ("method", fn.MoCo)])
+def test_a_class_has_its_own_defaults(part, kind):
+    """And not those of the class that stands where none is named, though some of its options have the same names."""
+    own = {name: each.default for name, each in inspect.signature(kind).parameters.items() if name != "encoder"}
+    object_given = {**parsed("--data", "Digits"), part: {"class_path": kind.__name__}}
+    for settings in (parsed("--data", "Digits", f"--{part}", kind.__name__), check(object_given)):
+        arguments = settings[part]["init_args"]
+        assert {name: arguments[name] for name in own} == own
+
+
 def test_a_resolved_configuration_is_complete_and_stays_as_it_is():
     settings, _ = resolve(parsed("--data", "Digits", "--expected-classes", "10", "--accelerator", "cpu"), cores=2)
     assert (settings["epochs"], settings["batch_size"], settings["workers"]) == (139, 128, 0)

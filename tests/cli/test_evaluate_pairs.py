@@ -80,6 +80,13 @@ def test_evaluation_of_two_towers_repeats_the_runs_figures(run, capsys):
     assert json.loads((run / "other.json").read_text())["zero_shot"] != figures["zero_shot"]
 
 
+def test_a_run_says_what_it_takes_where_nobody_said(data, tmp_path, capsys):
+    alike = ["--epochs", "1", "--batch_size", "32", "--workers", "0", "--accelerator", "cpu", "--evaluate", "later"]
+    assert main(["pretrain", *data, *TOWERS, *alike, "--out", str(tmp_path / "run")]) == 0
+    said = "views show 90% to 100% of an image, 0% flipped, 0% in other colours; LearnedTemperature 0.07; AdamW, learning rate up to"
+    assert f"{said} 0.000354, weight decay 0.1\n" in capsys.readouterr().out
+
+
 def measured(source, out, *options):
     assert main(["evaluate", str(source), *options, "--accelerator", "cpu", "--workers", "0", "--out", str(out)]) == 0
     return json.loads(out.read_text())

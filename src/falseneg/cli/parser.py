@@ -6,7 +6,7 @@ import argparse
 import copy
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_pa
 from falseneg.cli.explain import class_names, explain
 from falseneg.cli.recipes import recipe_path
 from falseneg.cli.trusting import Untrusted, named, strings, trust, with_what_belongs_to_it
+from falseneg.compare.variants import TWO_TOWERS
 from falseneg.data import Augmentation
 from falseneg.errors import UserError
 from falseneg.evaluation import Protocol
@@ -40,6 +41,13 @@ PARTS = {
     "optimiser": "falseneg.train.optimisers.AdamW",
 }
 """The classes that stand where none is named."""
+OF_TWO_TOWERS = {
+    "temperature": {"class_path": "falseneg.LearnedTemperature"},
+    "optimiser": {"class_path": "falseneg.train.optimisers.AdamW", "init_args": {"weight_decay": 0.1}},
+    "augmentation": {"crop_scale": [0.9, 1.0], "flip": 0.0, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0},
+}
+"""What stands instead where images are compared with texts: the temperature is learned, as in CLIP (Radford et al. 2021); crops
+are open_clip's, and nothing else is done to an image, for its text tells of colours and sides; decay is FastCLIP's on CC3M."""
 
 
 class Parser(ArgumentParser):
@@ -59,6 +67,7 @@ class Parser(ArgumentParser):
         _refuse_what_is_no_text(args)
         arguments = _plain_options(args)
         trust(self._named(arguments))
+        self._suit({part: class_named(part, arguments) for part in PARTS})
         if stored is not None:
             read_yaml(stored)  # which says where it is damaged
             arguments = ["--config", str(stored), *arguments]
@@ -67,6 +76,7 @@ class Parser(ArgumentParser):
     def parse_object(self, cfg_obj: Any, *rest: Any, **more: Any) -> Namespace:
         if not self.exit_on_error:
             return super().parse_object(cfg_obj, *rest, **more)
+        self._suit({part: _class_of(cfg_obj.get(part)) for part in PARTS})
         # A copy to the last list: the parser puts its own objects into those that it is given.
         again = super().parse_object
         return with_what_belongs_to_it(lambda: again(copy.deepcopy(cfg_obj), *rest, **more))
@@ -80,6 +90,15 @@ class Parser(ArgumentParser):
                 raise UserError(f"{path} describes a comparison; run it with falseneg compare --config {path}")
             if not is_stored(path):
                 yield from strings(content)
+
+    def _suit(self, chosen: Mapping[str, str]) -> None:
+        """Take the defaults that suit the classes of these names, by part. Before parsing, for --help and --print-config tell them."""
+        if chosen.get("method") in [_bare(path) for path in TWO_TOWERS]:
+            self.set_defaults({part: default for part, default in OF_TWO_TOWERS.items() if self._takes(part)})
+        for part, name in chosen.items():
+            # The parser takes values over into another class that has options of the same names: also those that are mere defaults.
+            if self._takes(part) and name not in ("", _bare(PARTS[part])):
+                self.set_defaults({part: {"class_path": name} if name in class_names(Run, part) else None})
 
     def _takes(self, option: str) -> bool:
         return any(action.dest == option for action in self._actions)
@@ -183,6 +202,33 @@ def _plain_options(arguments: Sequence[str]) -> list[str]:
 def _as_list(value: str) -> str:
     """A list as the parser reads it, of one name or of several with commas between."""
     return value if value.startswith("[") else f"[{value}]"
+
+
+def class_named(option: str, arguments: Sequence[str]) -> str:
+    """The bare name of the class that arguments and their configuration files choose for an option; empty if they choose none."""
+    found = ""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
+        if not equals:
+            continue
+        if name == "--config":
+            content = read_yaml(recipe_path(value))
+            value = _class_of(content.get(option)) if isinstance(content, dict) else ""
+        elif name not in (f"--{option}", f"--{option}.class_path"):
+            continue
+        found = _bare(value) or found
+    return found
+
+
+def _class_of(part: Any) -> str:
+    """The bare name of the class in a part of a configuration; empty if there is none."""
+    path = part.get("class_path") if isinstance(part, Mapping) else part
+    return _bare(path) if isinstance(path, str) else ""
+
+
+def _bare(path: str) -> str:
+    """The name of a class without its module."""
+    return path.rpartition(".")[2]
 
 
 def configuration_files(arguments: Sequence[str]) -> Iterator[Path]:

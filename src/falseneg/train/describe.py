@@ -27,6 +27,7 @@ def describe(session: Session) -> None:
     )
     name = getattr(method.encoder, "name", "encoder")
     say(f"{name}{stem}: {parameters:,} parameters with the head, views of {plan.size} pixels{crops}")
+    say(_settings(session))
     if caution := method.caution():
         say(caution)
     pieces = f" in {run.accumulate} pieces" if run.accumulate > 1 else ""
@@ -46,6 +47,18 @@ def describe(session: Session) -> None:
         f"estimate: {duration(epoch)} an epoch, {duration(epoch * clock.epochs)} in all, "
         f"{memory / 2**20:,.0f} MiB of memory beside the program itself"
     )
+
+
+def _settings(session: Session) -> str:
+    """What is taken where nobody says, and matters: views, temperature and optimiser."""
+    run, rate = session.run, session.plan.peak_rate
+    augmentation, optimiser = run.augmentation, run.optimiser
+    least, most = augmentation.crop_scale
+    views = f"{least:.0%} to {most:.0%} of an image, {augmentation.flip:.0%} flipped, {augmentation.jitter:.0%} in other colours"
+    tau = run.temperature.of_all()
+    temperature = type(run.temperature).__name__ + ("" if tau is None else f" {tau:.3g}")
+    rates = f"{type(optimiser).__name__}, learning rate up to {rate:.3g}, weight decay {optimiser.weight_decay:g}"
+    return f"views show {views}; {temperature}; {rates}"
 
 
 def farewell(session: Session, figures: Mapping[str, Any]) -> None:
