@@ -50,6 +50,47 @@ def test_without_detection_it_is_the_multiple_negatives_ranking_loss(model, colu
     same(loss_of(model, **how), multiple_negatives(model, **how), model, texts)
 
 
+@pytest.mark.parametrize("columns, mode", [(2, "all_negatives"), (4, "all_negatives"), (2, "in_batch_negatives")])
+@pytest.mark.parametrize("directions, partition", [(("query_to_doc",), "joint"), (BOTH, "per_direction")])
+@pytest.mark.parametrize("size", [7, 300])  # the second is not dense
+def test_hardness_is_that_of_the_multiple_negatives_ranking_loss(model, columns, mode, directions, partition, size):
+    texts = tiny_texts.texts(size, columns, columns)
+    how = {"directions": directions, "partition_mode": partition, "hardness_mode": mode, "hardness_strength": 9.0}
+    theirs = multiple_negatives(model, **how)
+    same(loss_of(model, **how), theirs, model, texts)
+    same(loss_of(model, **how, mini_batch_size=5), theirs, model, texts)
+    plain, _ = value_and_gradient(multiple_negatives(model, **{**how, "hardness_strength": 0.0}), model, texts)
+    assert abs(value_and_gradient(theirs, model, texts)[0] - plain) > 0.01
+    with torch.no_grad():
+        features = [model.preprocess(column) for column in texts]
+        kept = loss_of(model, fn.GlobalThreshold(alpha=0.1), **how, pairs=size)
+        torch.testing.assert_close(kept(features), theirs(features, None), rtol=1e-9, atol=1e-12)
+
+
+def test_hardness_beside_a_detector_is_a_plain_sum(model):
+    """Flagged negatives are left out, the others weigh more without gradient; of some anchors none is left."""
+    texts = tiny_texts.texts(12, 3, 2)
+
+    def cosines():
+        rows = (normalize(model(model.preprocess(column))["sentence_embedding"], dim=1) for column in texts)
+        return torch.matmul(next(rows), next(rows).T)
+
+    lowest = cosines().detach().min(dim=1).values.sort().values
+    threshold = float(lowest[5:7].mean())
+    loss = loss_of(model, fn.FixedThreshold(threshold), hardness_mode="all_negatives", hardness_strength=9.0)
+    value, gradient = value_and_gradient(loss, model, texts)
+    assert 0 < loss.skipped().share < 1 and "had no negative left" in str(loss.skipped())
+    model.zero_grad()
+    total = 0.0
+    for i, row in enumerate(cosines()):
+        terms = [(SCALE * s + 9.0 * s.detach()).exp() for j, s in enumerate(row) if j != i and s <= threshold]
+        total = total + (sum(terms) + (SCALE * row[i]).exp()).log() - SCALE * row[i]
+    (total / 12).backward()
+    expected = torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None])
+    torch.testing.assert_close(value, total.detach() / 12, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("columns", [2, 3])
 @pytest.mark.parametrize("anchors", [True, False])
 @pytest.mark.parametrize("positives", [True, False])
@@ -278,6 +319,11 @@ def test_what_was_skipped_says_it_in_a_sentence(model):
         ({"directions": ("query_to_doc", "query_to_doc")}, "give each once"),
         ({"partition_mode": "both"}, "partition_mode is 'both'"),
         ({"directions": ALL, "partition_mode": "per_direction"}, "doc_to_doc, query_to_query has no positive"),
+        ({"hardness_mode": "hard_negatives"}, "hardness_mode is 'hard_negatives'; give 'all_negatives' or, where"),
+        ({"hardness_mode": "all_negatives", "hardness_strength": -1.0}, "hardness_strength is -1.0; give a number"),
+        ({"hardness_strength": 1.0}, "there is no hardness_mode; give 'all_negatives'"),
+        ({"hardness_mode": "all_negatives", "objective": fn.InfoNCE()}, "leave one of the two out"),
+        ({"hardness_mode": "all_negatives", "directions": BOTH}, "or partition_mode='per_direction'"),
         ({"mini_batch_size": 0}, "mini_batch_size is 0; give 1 or more"),
         ({"suspects": -1}, "suspects is -1; give 0 or more"),
         ({"strategy": "drop"}, "strategy is 'drop'"),
@@ -293,5 +339,8 @@ def test_bad_calls_are_refused_in_one_sentence(model):
     texts = tiny_texts.texts(4, 0, 2)
     with pytest.raises(fn.UserError, match="has 1 text columns; give at least two"):
         loss_of(model)([model.preprocess(texts[0])])
+    three = [model.preprocess(column) for column in tiny_texts.texts(4, 0, 3)]
+    with pytest.raises(fn.UserError, match="has 1 columns of them; give 'all_negatives'"):
+        loss_of(model, hardness_mode="in_batch_negatives", hardness_strength=1.0)(three)
     with pytest.raises(fn.UserError, match="there is no space 'guide'"):
         value_and_gradient(loss_of(model, fn.FixedThreshold(0.1, space="guide")), model, texts)

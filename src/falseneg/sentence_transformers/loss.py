@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,15 @@ from falseneg.methods.text_ranking import (
 from falseneg.objectives import Objective
 from falseneg.rules import at_least_float32
 from falseneg.sentence_transformers.guide import Guide
+from falseneg.sentence_transformers.hardness import Hardness
 from falseneg.sentence_transformers.same_text import signs_of, tokens_of
 from falseneg.sentence_transformers.suspects import Skipped, Suspects, Text
 from falseneg.statistics.gather import place_of_rank
 from falseneg.strategy import ELIMINATE, Strategy, StrategyName
 
 Features = list[dict[str, Any]]
+ALL_NEGATIVES, IN_BATCH = "all_negatives", "in_batch_negatives"
+"""The modes of hardness that the sum over all negatives allows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
     """In-batch negatives without the false ones: instead of `MultipleNegativesRankingLoss` and `GISTEmbedLoss`.
 
     For a `SentenceTransformerTrainer`; columns are anchor, positive, and any number of hard negatives. Without a detector it is
-    `MultipleNegativesRankingLoss` with its cosines, in value and gradient (its ``hardness_mode`` is not offered). With
+    `MultipleNegativesRankingLoss` with its cosines, in value and gradient. With
 
     - ``RelativeToPositive(absolute_margin, space="guide")`` or ``relative_margin``, a guide, and the directions
       "query_to_doc", "query_to_query" and "positive_to_positive" it is `GISTEmbedLoss`; leave the second out for its
@@ -82,6 +86,9 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
         guide: a model that only helps to detect.
         directions: which texts are compared, as in `MultipleNegativesRankingLoss`, and "positive_to_positive".
         partition_mode: "joint" for one denominator, "per_direction" for one each.
+        hardness_mode: as in `MultipleNegativesRankingLoss`, in the direction "query_to_doc": "all_negatives" or, where there are no
+            hard negatives, "in_batch_negatives"; None for none. One more sweep of the matrix.
+        hardness_strength: how much more hard negatives weigh there: each e^{strength · cosine}.
         mini_batch_size: texts that are embedded at a time, with a gradient cache; None embeds a column at once.
         pairs: how many pairs the data set has, for what keeps something for each; their rows are its column "label".
         suspects: how many of the most similar flagged pairs to keep, for `write_suspects`; 0 for none, which saves a
@@ -106,6 +113,8 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
         guide: SentenceTransformer | None = None,
         directions: Sequence[Direction] = ("query_to_doc",),
         partition_mode: str = "joint",
+        hardness_mode: str | None = None,
+        hardness_strength: float = 0.0,
         mini_batch_size: int | None = None,
         pairs: int | None = None,
         suspects: int = 1000,
@@ -116,12 +125,16 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
         for name, number, least in (("mini_batch_size", mini_batch_size, 1), ("suspects", suspects, 0)):
             if number is not None and number < least:
                 raise UserError(f"FalseNegativeRankingLoss: {name} is {number}; give {least} or more")
+        _check_hardness(hardness_mode, hardness_strength, objective, directions, partition_mode)
+        if hardness_mode is not None and hardness_strength > 0:
+            objective = Hardness(hardness_strength, 1 / scale)
         criterion = Criterion(detector, strategy, objective, 1 / scale)
         names = contrast_names(directions, partition_mode == "joint")
         super().__init__(criterion, pairs, None, names, pairs or 0)
         self.model, self.scale = model, scale
         self.guide = None if guide is None else Guide(guide, model)
         self.directions, self.partition_mode = tuple(directions), partition_mode
+        self.hardness_mode, self.hardness_strength = hardness_mode, hardness_strength
         self.uses_gradient_cache, self.mini_batch_size = mini_batch_size is not None, mini_batch_size or 0
         # Kept, because in training on several devices the model is wrapped.
         self._tokenizer = model.tokenizer if isinstance(model.tokenizer, PreTrainedTokenizerBase) else None
@@ -145,6 +158,11 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
                 f"FalseNegativeRankingLoss: the data set has {len(features)} text columns; give at least two, anchors and "
                 "positives, and hard negatives after them"
             )
+        if self.hardness_mode == IN_BATCH and len(features) > 2:
+            raise UserError(
+                f"FalseNegativeRankingLoss: hardness_mode={IN_BATCH!r} leaves hard negatives out, which the sum over all negatives does "
+                f"not tell apart, and the data set has {len(features) - 2} columns of them; give {ALL_NEGATIVES!r}"
+            )
         # Before the model is run, which may change its features.
         known = [tokens for each in features if (tokens := tokens_of(each)) is not None]
         guide = [] if self.guide is None else self.guide(features, self.mini_batch_size)
@@ -167,7 +185,10 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
             sample = self._samples(call.labels, columns[0])
         same = [signs_of(tokens).to(columns[0].dtype) for tokens in call.tokens]
         contrasts = contrast_texts(TextBatch(columns, sample, call.guide, same), self.directions, self.jointly)
-        criterion = Criterion(temperature=1 / self.scale).to(sample.device) if plain else self.criterion
+        criterion = self.criterion
+        if plain:
+            objective = criterion.objective if isinstance(criterion.objective, Hardness) else None
+            criterion = Criterion(objective=objective, temperature=1 / self.scale).to(sample.device)
         loss, judged = criterion.train(learning)(contrasts, self.clock)
         if learning:
             self.suspects.count(judged)
@@ -217,6 +238,8 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
             "guide": None if self.guide is None else self.guide.encoder,
             "directions": self.directions,
             "partition_mode": self.partition_mode,
+            "hardness_mode": self.hardness_mode,
+            "hardness_strength": self.hardness_strength,
             "mini_batch_size": self.mini_batch_size or None,
         }
 
@@ -262,4 +285,35 @@ def _check_directions(directions: Sequence[str], partition_mode: str) -> None:
         raise UserError(
             f"FalseNegativeRankingLoss: {', '.join(sorted(alone))} has no positive, and so no loss by itself; give "
             "partition_mode='joint'"
+        )
+
+
+def _check_hardness(
+    mode: str | None, strength: float, objective: Objective | None, directions: Sequence[str], partition_mode: str
+) -> None:
+    """Refuse a hardness that is none, or that the sum over all negatives does not allow.
+
+    Raises:
+        UserError: an unknown mode, a strength outside its range or without a mode, another objective, or one denominator for several
+            directions.
+    """
+    owner = "FalseNegativeRankingLoss"
+    if mode not in (None, ALL_NEGATIVES, IN_BATCH):
+        raise UserError(
+            f"{owner}: hardness_mode is {mode!r}; give {ALL_NEGATIVES!r} or, where there are no hard negatives, {IN_BATCH!r}"
+        )
+    if not (math.isfinite(strength) and strength >= 0):
+        raise UserError(f"{owner}: hardness_strength is {strength}; give a number of at least 0")
+    if mode is None and strength > 0:
+        raise UserError(
+            f"{owner}: hardness_strength is {strength}, but there is no hardness_mode; give {ALL_NEGATIVES!r}"
+        )
+    if mode is not None and objective is not None:
+        raise UserError(
+            f"{owner}: hardness_mode is InfoNCE's, and the objective is {objective}; leave one of the two out"
+        )
+    if mode is not None and partition_mode == "joint" and len(directions) > 1:
+        raise UserError(
+            f"{owner}: hardness_mode is of the direction 'query_to_doc', which does not stand alone in a joint denominator; give that "
+            "direction only, or partition_mode='per_direction'"
         )
