@@ -93,7 +93,7 @@ def test_inspection_names_what_cannot_be_used():
     assert left.captioned and [left.captions(row) for row in range(len(left))] == [("a",), ("c",)]
     first, second, *_ = found.sentences()
     assert first == "unreadable images: 2, the first: image 2 is broken"
-    assert second.startswith("images without usable captions: 4 of 8, the first: row 1 of the table has no caption")
+    assert second == "images without usable captions: 4 of 8, the first: row 1 of the table has no caption: give it one"
 
 
 def test_captions_are_read_only_where_they_are_needed():

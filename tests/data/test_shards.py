@@ -277,6 +277,14 @@ def test_members_that_stand_twice(tmp_path, write, encode, picture):
     )
 
 
+def test_one_member_that_stands_twice_and_an_empty_file(tmp_path, write, encode, picture):
+    write(tmp_path / "a.tar", [("1.png", encode(picture(0))), ("1.txt", "old"), ("1.txt", "new")])
+    assert Shards(str(tmp_path)).note == "1 member stands twice in its tar file: the last one is taken"
+    (tmp_path / "b.tar").touch()
+    with pytest.raises(UserError, match=r"b\.tar cannot be read as a tar file \(it is empty\)"):
+        Shards(str(tmp_path))
+
+
 def test_a_tar_that_was_cut_short(tmp_path, write, encode, picture, captioned):
     path = tmp_path / "a.tar"
     write(path, [(f"{number}.{ending}", "a") for number in range(9) for ending in ("png", "txt")])

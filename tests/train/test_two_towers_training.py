@@ -184,6 +184,20 @@ def test_without_open_clip_one_sentence(monkeypatch):
         fn.TextEncoder(16, 1, 2, 8)
 
 
+def test_missing_captions_are_said_once_or_counted(tmp_path, capsys):
+    class Missing(captioned.CaptionedDigits):
+        def captions(self, row):
+            return () if row == 5 else super().captions(row)
+
+    with pytest.raises(fn.UserError) as error:
+        fit(captioned.pair_run(data=Missing()), tmp_path / "one")
+    said = "has no caption: give it one; --skip-unreadable true leaves such images out and counts them"
+    assert str(error.value).endswith(said) and str(error.value).count("--skip-unreadable") == 1
+    fit(captioned.pair_run(data=Missing(), skip_unreadable=True, epochs=1, evaluate="later"), tmp_path / "two")
+    shown = capsys.readouterr().out
+    assert "images without usable captions: 1 of 96, the first: " in shown and "--skip-unreadable" not in shown
+
+
 def test_images_with_the_same_captions_are_flagged(tmp_path):
     """Here they are those of one class, which the detector must not need to know."""
     data = captioned.CaptionedDigits(one=True)

@@ -23,6 +23,7 @@ Progress = Callable[[str, int, int], None]
 """Called now and then with what is being done, how many images are done, and how many there are."""
 _READING, _COMPARING, _CAPTIONS = "reading images", "comparing files", "reading captions"
 _CHUNK = 32
+_ADVICE = re.compile(r", or leave (such|unreadable) images out with --skip-unreadable true$")
 _MISSING = re.compile(
     rf"\w+, {NEEDED} [^)]+"
 )  # the format of an image that could be read with something else installed
@@ -91,11 +92,11 @@ class Inspection:
         if images:
             missing = Counter(match[0] for problem in images if (match := _MISSING.search(problem)))
             why = "".join(f", {number:,} of them {what}" for what, number in sorted(missing.items()))
-            found.append(f"unreadable images{of}: {len(images):,}{why}, the first: {images[0]}")
+            found.append(f"unreadable images{of}: {len(images):,}{why}, the first: {without_advice(images[0])}")
         if self.without_captions:
             found.append(
                 f"images without usable captions: {self.without_captions:,} of {self.images:,}, the first: "
-                f"{self.unreadable[len(images)]}"
+                f"{without_advice(self.unreadable[len(images)])}"
             )
         if self.converted:
             kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(self.converted.items()))
@@ -121,6 +122,11 @@ class Inspection:
                 "false negatives"
             )
         return found
+
+
+def without_advice(problem: str) -> str:
+    """A sentence about an image without its last words, for where images are left out already, or that is said of all."""
+    return _ADVICE.sub("", problem)
 
 
 def inspect(

@@ -47,7 +47,9 @@ class _Found:
         if self.left_out:
             said.append(f"{self.left_out} samples without an image ({', '.join(endings)}) are left out")
         if self.repeated:
-            said.append(f"{self.repeated} members stand twice in their tar file: the last one of each is taken")
+            one = "1 member stands twice in its tar file: the last one is taken"
+            more = f"{self.repeated:,} members stand twice in their tar file: the last one of each is taken"
+            said.append(one if self.repeated == 1 else more)
         if self.without_end:
             said.append(f"no end is marked in {listed(self.without_end)}: cut short, or not closed by its writer")
         return said
@@ -222,7 +224,8 @@ def _opened(file: File) -> Iterator[tuple[tarfile.TarFile, mmap.mmap]]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged header makes the reader raise
-        reason = " ".join(str(error).split()) or type(error).__name__
+        empty = isinstance(error, ValueError) and "empty file" in str(error)  # as mmap says it
+        reason = "it is empty" if empty else " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{file} cannot be read as a tar file ({reason}): give whole, uncompressed .tar files, for images are "
             f"read in random order"

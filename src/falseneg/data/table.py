@@ -164,10 +164,12 @@ def _lines_of_text(table: Path, columns: list[str], separator: str | None) -> It
                         (label[0] or None) if label else None,
                     )
         except csv.Error as error:
-            raise UserError(
-                f"line {begins:,} of {table} cannot be read ({error}): put a text that holds quotes or ends of lines in double "
-                "quotes, and write its own quotes twice"
-            ) from error
+            quotes = "put a text that holds quotes or ends of lines in double quotes, and write its own quotes twice"
+            shorter = f", or shorten a text of more than {csv.field_size_limit():,} characters"
+            how = quotes + (
+                shorter if "larger than field limit" in str(error) else ""
+            )  # a quote left open can be the reason
+            raise UserError(f"line {begins:,} of {table} cannot be read ({error}): {how}") from error
 
 
 def _index(table: Path, name: str, headings: list[str]) -> int:

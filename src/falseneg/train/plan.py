@@ -21,6 +21,7 @@ from falseneg.data import (
     split_holdout,
     view_loader,
 )
+from falseneg.data.inspection import without_advice
 from falseneg.data.loader import Captions, EpochSampler
 from falseneg.data.views import Crops
 from falseneg.detectors import IdenticalCaptions
@@ -143,7 +144,8 @@ def _inspected(
     )
     if found.unreadable and not run.skip_unreadable:
         more = f" (and {len(found.unreadable) - 1} more)" if len(found.unreadable) > 1 else ""
-        raise UserError(f"{found.unreadable[0]}{more}; --skip-unreadable true leaves such images out and counts them")
+        how = "--skip-unreadable true leaves such images out and counts them"
+        raise UserError(f"{without_advice(found.unreadable[0])}{more}; {how}")
     for sentence in [] if resumed else found.sentences():
         say(sentence)
     return found.readable(images), found.unreadable
