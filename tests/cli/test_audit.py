@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -129,9 +130,29 @@ def test_what_is_printed(done, tmp_path, capsys, monkeypatch):
     assert "is there already" in capsys.readouterr().err
 
 
-def test_remote_data_stand_for_data():
-    for place, given in (("s3://bucket/photos", "Folder --data.root"), ("hf://datasets/a-*.tar", "Shards --data.path")):
-        assert _with_data([place])[0] == ["--data", *given.split(), place]
+@pytest.mark.parametrize(
+    "place, given",
+    [
+        ("photos", "Folder --data.root"),
+        ("s3://bucket/photos", "Folder --data.root"),
+        ("hf://datasets/a-*.tar", "Shards --data.path"),
+        ("PAIRS.PARQUET", "Parquet --data.path"),
+        ("a-{0..3}.tar", "Shards --data.path"),
+        ("list.tsv", "FileList --data.path"),
+        ("some.list", "FileList --data.path"),
+        ("without-ending", "FileList --data.path"),
+    ],
+)
+def test_data_that_stand_first_and_a_path_that_is_given_as_data_are_read_alike(
+    place, given, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "photos").mkdir()
+    for name in ("PAIRS.PARQUET", "list.tsv", "some.list", "without-ending"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert _with_data([place])[0] == ["--data", *given.split(), place]
+    assert main(["pretrain", "--data", place, "--out", "o"]) == 2
+    assert f"{place} is a path; give --data {given} {shlex.quote(place)}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import sys
 import time
 
 import pytest
+import timm
 import torch
 from published_trees import TREES, Pictures
+from safetensors.torch import save_file
 
 import falseneg
 from falseneg.cli import main
@@ -55,6 +57,20 @@ def test_settings_of_a_protocol_are_its_arguments(tmp_path, monkeypatch, capsys)
     assert main(["evaluate", *MODEL, *DIGITS, *options, "--out", str(again)]) == 0  # random weights are the seed's
     same = json.loads(again.read_text())
     assert (same["figures"], same["encoder"]) == (content["figures"], content["encoder"])
+
+
+@pytest.mark.parametrize("protocol", [[], ["--protocol", "knn"]], ids=["plain", "knn"])
+def test_random_weights_are_said(protocol, run, tmp_path, capsys):
+    weights = tmp_path / "weights.safetensors"
+    model = ["timm:test_resnet", "--image-size", "8"]
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    sources = {"random": model, str(weights): [*model, "--weights", str(weights)], None: [str(run)]}
+    for known, source in sources.items():
+        out = tmp_path / "out.json"
+        assert main(["evaluate", *source, *DIGITS, *protocol, "--out", str(out)]) == 0
+        encoder, shown = json.loads(out.read_text())["encoder"], capsys.readouterr().out
+        assert (encoder["source"], encoder["weights"]) == (source[0], known) and len(encoder["sha256"]) == 64
+        assert source[0] in shown and ("with random weights" in shown) == (known == "random")
 
 
 def test_a_protocol_with_its_own_data_needs_none(tmp_path):

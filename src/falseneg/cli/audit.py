@@ -14,9 +14,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from falseneg.cli.configuration import device_of, instantiated, uses_gpu
+from falseneg.cli.data_at import ENDINGS, data_at
 from falseneg.cli.parser import run_parser
 from falseneg.cli.protocols import USUAL_SIZE, file_name
-from falseneg.data.remote import is_remote
 from falseneg.errors import UserError
 from falseneg.files import alone
 from falseneg.methods import SimCLR
@@ -24,7 +24,7 @@ from falseneg.report.svg import counted, percent
 from falseneg.train.plan import make_plan
 from falseneg.train.progress import Lines, duration
 from falseneg.train.run import Run, check_seed
-from falseneg.train.sources import KINDS, hash_of, is_model, open_encoder
+from falseneg.train.sources import KINDS, about_encoder, name_of, open_encoder
 
 if TYPE_CHECKING:
     from falseneg.audit import Audit
@@ -54,8 +54,6 @@ FURTHER: dict[str, dict[str, Any]] = {
         "help": "the folder to write to: new, or empty (default: audit-DATA)",
     },
 }
-ENDINGS = {".parquet": "Parquet", ".tar": "Shards", ".csv": "FileList", ".tsv": "FileList", ".txt": "FileList"}
-"""Of a file that stands for DATA, and the class that reads it."""
 NO_DATA = "audit needs DATA first: a folder of images, or a data set with --data; see --help"
 
 
@@ -83,9 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         holdout=0.0,
         **{name: parts[name] for name in OPTIONS},
     )
-    weights = "random" if is_model(options["encoder"]) and options["weights"] is None else options["weights"]
-    known = {"source": options["encoder"], "weights": weights, "sha256": hash_of(encoder)}
-    about = {"data": called, "encoder": known}
+    about = {"data": called, "encoder": about_encoder(options["encoder"], options["weights"], encoder)}
     with alone(out, f"another process is writing to {out}; wait for it, or choose another folder with --out"):
         _audit(prepared, encoder, options, about, out)
     return 0
@@ -94,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
 def _audit(prepared: Run, encoder: nn.Module, options: Any, about: dict[str, Any], out: Path) -> None:
     """Make the audit, write its files, and print what was found."""
     from falseneg.audit import Asked, audit, write_files
-    from falseneg.report.audit import seen_by, write_page
+    from falseneg.report.audit import write_page
 
     began, gpu = time.monotonic(), uses_gpu({"accelerator": prepared.accelerator})
     asked = Asked(
@@ -111,7 +107,7 @@ def _audit(prepared: Run, encoder: nn.Module, options: Any, about: dict[str, Any
     plan = make_plan(prepared, gpu, resumed=True, say=lambda _: None)
     if plan.unreadable:
         print(f"{counted(len(plan.unreadable), 'image')} left out, the first because: {plan.unreadable[0]}")
-    print(f"{len(plan.train):,} images, seen by {seen_by(about)} at {asked.size} pixels", flush=True)
+    print(f"{len(plan.train):,} images, seen by {name_of(about['encoder'])} at {asked.size} pixels", flush=True)
     found = audit(plan.train, encoder.to(asked.device), dataclasses.replace(asked, workers=plan.workers))
     seconds = time.monotonic() - began
     about |= {"image_size": asked.size, "seed": asked.seed, "seconds": round(seconds, 1)}
@@ -180,18 +176,15 @@ def _with_data(arguments: Sequence[str]) -> tuple[list[str], str]:
         given = next((after for option, after in itertools.pairwise(arguments) if option == "--data"), "data")
         return arguments, given
     place, rest = arguments[0], arguments[1:]
-    path = Path(place).expanduser()
     if any(each.split("=")[0] == "--data" for each in rest):
         raise UserError(f"{place} and --data both name the data; leave one of them out")
-    kind, option = ENDINGS.get(path.suffix.lower(), ""), "path"
-    if path.is_dir() or (is_remote(place) and not kind):
-        kind, option = "Folder", "root"
-    if not kind:
+    if (reader := data_at(place)) is None:
         raise UserError(
             f"there is no folder {place}; give a folder of images, a file that ends in {', '.join(ENDINGS)}, or another data "
             "set with --data, such as --data Cifar10 --data.root DIR"
         )
-    return ["--data", kind, f"--data.{option}", place, *rest], _called(path)
+    kind, option = reader
+    return ["--data", kind, f"--data.{option}", place, *rest], _called(Path(place).expanduser())
 
 
 def _called(path: Path) -> str:

@@ -37,7 +37,16 @@ from falseneg.train.embeddings import EmbedImages
 from falseneg.train.names import TOWERS
 from falseneg.train.plan import Plan, make_plan
 from falseneg.train.run import Run, check_seed
-from falseneg.train.sources import KINDS, Source, check_there, has_towers, open_encoder, open_towers
+from falseneg.train.sources import (
+    KINDS,
+    Source,
+    about_encoder,
+    check_there,
+    has_towers,
+    name_of,
+    open_encoder,
+    open_towers,
+)
 
 ABOUT = (
     "Measure an encoder. Without --protocol on frozen features: weighted nearest neighbours (k = 20), a linear probe, and "
@@ -109,8 +118,8 @@ def run(arguments: Sequence[str]) -> int:
         **{name: parts[name] for name in OPTIONS},
     )
     if protocol is not None:
-        return measure(protocol, Asked(run, found, options["encoder"], options["out"]))
-    return _plain(run, options["encoder"], options["out"])
+        return measure(protocol, Asked(run, found, options["encoder"], options["weights"], options["out"]))
+    return _plain(run, about_encoder(options["encoder"], options["weights"], run.method.encoder), options["out"])
 
 
 def _by_name(arguments: Sequence[str]) -> list[str]:
@@ -145,9 +154,9 @@ def _by_name(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def _plain(run: Run, source: str, out: Path | None) -> int:
+def _plain(run: Run, about: dict[str, Any], out: Path | None) -> int:
     """What is measured of every encoder and of two towers, with usual settings."""
-    figures = _measure(run)
+    figures, source = {**_measure(run), "encoder": about}, about["source"]
     out = out or _beside(source)
     write_bytes(out, (json.dumps(figures, indent=1) + "\n").encode())
     measured: list[Measure] = [*evaluations_of(figures["few_labels"], figures["few_label_draws"]), *PAIR_EVALUATIONS]
@@ -160,7 +169,9 @@ def _plain(run: Run, source: str, out: Path | None) -> int:
         for way in ("image_to_text", "text_to_image") if "retrieval" in figures else ():
             found = " ".join(f"{figures[f'{shared}{way}_{depth}']:>6.1%}" for depth in DEPTHS)
             print(f"  {way.replace('_', ' ')}, at 1, 5 and 10   {found}{words}")
-    print(f"learned from {figures['images']:,} images, measured on {figures['test_images']:,}; written to {out}")
+    print(
+        f"{name_of(about)}: learned from {figures['images']:,} images, measured on {figures['test_images']:,}; written to {out}"
+    )
     if "retrieval" not in figures and (why := _without_retrieval(run, source)):
         print(f"retrieval was not measured: {why}")
     return 0

@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from falseneg.cli.data_at import data_at
 from falseneg.cli.messages import did_you_mean
+from falseneg.data.remote import is_remote
 
 _KEY = re.compile(r'Parser key "([^"]+)":?\s*(.*)', re.DOTALL)
 _CLASS = re.compile(r"Problem with given class_path '([^']+)':\s*(.*)", re.DOTALL)
@@ -110,7 +112,9 @@ def _what(rest: str, keys: list[str], class_path: str, owner: type, options: lis
 
 def _no_class(given: str, rest: str, option: str, names: list[str]) -> str:
     base = given.rsplit(".", 1)[-1]
-    if option == "--data" and (meant := _source_at(given)) is not None:
+    if option == "--data" and (reader := data_at(given)) is not None:
+        place = given if is_remote(given) else str(Path(given))
+        meant = f"--data {reader[0]} --data.{reader[1]} {shlex.quote(place)}"
         return f"--data takes a kind of data set, but {given} is a path; give {meant}"
     if given.lower() in _PAPERS and _PAPERS[given.lower()][0] in names:
         detector, variant = _PAPERS[given.lower()]
@@ -127,18 +131,6 @@ def _no_class(given: str, rest: str, option: str, names: list[str]) -> str:
         f"{option}: there is no {given}{did_you_mean(given, names)}; choose one of {', '.join(names)}, "
         "or name a class of your own by its import path"
     )
-
-
-def _source_at(given: str) -> str | None:
-    """The options that take a data set from that path; None if nothing is there. Remote storage is not asked."""
-    from falseneg.data.remote import is_remote
-
-    path, kinds = Path(given), {".parquet": "Parquet --data.path", ".tar": "Shards --data.path"}
-    if is_remote(given) and path.suffix in kinds:
-        return f"--data {kinds[path.suffix]} {shlex.quote(given)}"
-    if is_remote(given) or path.is_dir():
-        return f"--data Folder --data.root {given if is_remote(given) else path}"
-    return f"--data {kinds.get(path.suffix, 'FileList --data.path')} {path}" if path.is_file() else None
 
 
 def _no_part(keys: list[str], inner: list[str], holder: type) -> str:

@@ -25,7 +25,7 @@ from falseneg.train.names import EVALUATIONS
 from falseneg.train.plan import Plan, make_plan
 from falseneg.train.progress import Lines
 from falseneg.train.run import Run
-from falseneg.train.sources import Source, hash_of
+from falseneg.train.sources import Source, about_encoder, name_of
 
 USUAL_SIZE = 224
 """Side of the images in pixels, where the encoder takes any."""
@@ -39,12 +39,14 @@ class Asked:
         run: data, seed, device and workers.
         found: the encoder.
         source: what it is called on the command line.
+        weights: those that are given there beside it; None for none.
         out: the file of the figures; None chooses it.
     """
 
     run: Run
     found: Source
     source: str
+    weights: str | None
     out: Path | None
 
 
@@ -58,7 +60,7 @@ def measure(protocol: Protocol, asked: Asked) -> int:
     about = {
         "protocol": protocol.name,
         "settings": json.loads(json.dumps(protocol.settings())),
-        "encoder": {"source": asked.source, "sha256": hash_of(encoder)},
+        "encoder": about_encoder(asked.source, asked.weights, encoder),
         "data": {name: _described(images) for name, images in sets.items()},
         "image_size": size,
         "seed": run.seed,
@@ -89,7 +91,7 @@ def measure(protocol: Protocol, asked: Asked) -> int:
     for line in table(figures):
         print(line)
     print(
-        f"{protocol.name} of {asked.source} (sha256 {about['encoder']['sha256'][:12]}), images of {size} pixels, "
+        f"{protocol.name} of {name_of(about['encoder'])} (sha256 {about['encoder']['sha256'][:12]}), images of {size} pixels, "
         f"seed {run.seed}; written to {out}"
     )
     return 0

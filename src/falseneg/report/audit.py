@@ -15,6 +15,7 @@ from falseneg.report.page import Page, render
 from falseneg.report.pictures import Picture, PictureMaker, Thumbnails, class_name
 from falseneg.report.sections.summary import Tile
 from falseneg.report.svg import counted, percent
+from falseneg.train.sources import name_of
 from falseneg.train.thumbnails import ENLARGED, thumbnail_arrays
 
 PAGE = "audit.html"
@@ -61,7 +62,7 @@ def write_page(found: Audit, about: Mapping[str, Any], folder: Path) -> Path:
         UserError: an image cannot be read any more, or the file cannot be written.
     """
     maker = _pictures(found)
-    facts = [counted(len(found.images), "image"), seen_by(about), f"{about['image_size']} pixels"]
+    facts = [counted(len(found.images), "image"), name_of(about["encoder"]), f"{about['image_size']} pixels"]
     facts += [f"batches of {found.suggestion.batch:,}", f"seed {about['seed']}"]
     page = Page("an audit", str(about["data"]), facts, found.measured.labelled, [])
     parts = [
@@ -75,12 +76,6 @@ def write_page(found: Audit, about: Mapping[str, Any], folder: Path) -> Path:
     out = folder / PAGE
     write_bytes(out, render(page, parts).encode(errors="replace"))  # names of files may hold what is not text
     return out
-
-
-def seen_by(about: Mapping[str, Any]) -> str:
-    """The encoder, and whether it knows nothing yet."""
-    encoder = about["encoder"]
-    return f"{encoder['source']}{' with random weights' if encoder['weights'] == 'random' else ''}"
 
 
 def _findings(found: Audit) -> dict[str, Any]:

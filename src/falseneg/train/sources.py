@@ -160,6 +160,24 @@ def is_model(source: str) -> bool:
     return source.partition(":")[0] in _MODELS and not Path(source).exists()
 
 
+def about_encoder(source: str, weights: str | None, encoder: nn.Module) -> dict[str, Any]:
+    """What a file of figures says of an encoder: its ``source``, its ``weights`` and their ``sha256``.
+
+    The weights are "random" of a model without any, and None of a source that holds its own.
+    """
+    known = "random" if weights is None and is_model(source) else weights
+    return {"source": source, "weights": known, "sha256": hash_of(encoder)}
+
+
+def name_of(about: Mapping[str, Any]) -> str:
+    """What an encoder is called beside its figures, and whether it knows nothing yet.
+
+    Args:
+        about: what `about_encoder` says.
+    """
+    return f"{about['source']}{' with random weights' if about['weights'] == 'random' else ''}"
+
+
 def _of_files(path: Path, source: str, head: bool) -> Source:
     if _is_checkpoint(path):
         return _of_checkpoint(path, head)
