@@ -140,7 +140,7 @@ def measured(data: Path, weights: Path, out: Path) -> Iterator[tuple[tuple[str, 
                             began = time.process_time()
                             where = tree if protocol in ("transfer", "fine-tuning") else images
                             call(
-                                f"evaluate {source.replace('SEED', str(seed))} {where} --protocol {options} --seed {seed} "
+                                f"evaluate {source.replace('SEED', str(seed))} --protocol {options} {where} --seed {seed} "
                                 f"--workers 0 --accelerator cpu --out {file}",
                                 out,
                             )
