@@ -59,6 +59,15 @@ def test_settings_of_a_protocol_are_its_arguments(tmp_path, monkeypatch, capsys)
     assert (same["figures"], same["encoder"]) == (content["figures"], content["encoder"])
 
 
+def test_options_of_a_protocol_may_stand_before_it(tmp_path):
+    found = []
+    for options in (["--protocol", "knn", "--protocol.k=3"], ["--protocol.k", "3", "--protocol=knn"]):
+        out = tmp_path / f"{len(found)}.json"
+        assert main(["evaluate", *MODEL, *DIGITS, *options, "--out", str(out)]) == 0
+        found.append(json.loads(out.read_text()))
+    assert found[0]["settings"] == found[1]["settings"] == {"k": 3, "temperature": 0.1}
+
+
 @pytest.mark.parametrize("protocol", [[], ["--protocol", "knn"]], ids=["plain", "knn"])
 def test_random_weights_are_said(protocol, run, tmp_path, capsys):
     weights = tmp_path / "weights.safetensors"
@@ -147,6 +156,9 @@ WRONG = {
     "timm:vit_tiny_patch16_224 --protocol voc-detection": ["vit_tiny_patch16_224 is not a ResNet"],
     "timm:resnet10t --data Digits --protocol semi-supervised --protocol.layers [1,0]": ["no projection head"],
     "timm:resnet10t --data Folder --data.root plain --protocol knn": ["labelled"],
+    "timm:resnet10t --data Folder --data.root two --test Folder --test.root others --protocol knn": [
+        "1 of the 2 images to measure on are of classes that the images to learn from do not have, such as cat",
+    ],
     "--protocol knn": ["needs SOURCE"],
 }
 
@@ -158,6 +170,8 @@ def test_wrong_input_is_answered_in_one_sentence(arguments, tmp_path, monkeypatc
     draw = Pictures()
     for number in range(4):
         draw.write(tmp_path / "plain" / f"{number}.png", 0)
+    for place in ("two/bird", "two/dog", "others/bird", "others/cat"):
+        draw.write(tmp_path / place / "1.png", 0)
     assert main(["evaluate", *arguments.split()]) == 2
     said = capsys.readouterr().err
     assert said.startswith("falseneg: ") and len(said.strip().splitlines()) == 1, said

@@ -1,6 +1,7 @@
 """The twelve transfer sets, each read from a small tree in its published form, and both protocols on them."""
 
 import os
+import pickle
 import shutil
 
 import pytest
@@ -189,6 +190,100 @@ def test_damaged_annotations_are_one_sentence(name, content, root, tmp_path):
     with pytest.raises(UserError) as error:
         Transfer(str(tmp_path / "sets"), (name,)).run(Task(MeanColour(), 8))
     assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def _emptied(root):
+    for path in root.rglob("*.jpg"):
+        path.unlink()
+
+
+def _rewritten(file, change):
+    def rewrite(root):
+        path = root / file
+        path.write_text(change(path.read_text()))
+
+    return rewrite
+
+
+def _pickled_anew(file, change):
+    def rewrite(root):
+        fields = pickle.loads((root / file).read_bytes())
+        change(fields)
+        (root / file).write_bytes(pickle.dumps(fields))
+
+    return rewrite
+
+
+def _first_words(text):
+    return "\n".join(line.split()[0] for line in text.splitlines())
+
+
+CIFAR_TEST, AIRCRAFT = "cifar-10-batches-py/test_batch", "fgvc-aircraft-2013b/data"
+NOT_AS_PUBLISHED = {
+    "no photos of dishes": ("Food101", _emptied, "food-101/images/dish_0/train0.jpg"),
+    "no textures": ("DTD", _emptied, "dtd/dtd/images/banded/banded_train0.jpg"),
+    "no scenes": ("SUN397", _emptied, "SUN397/a/abbey/sun_tr0.jpg"),
+    "no birds": ("Birdsnap", _emptied, "birdsnap/train holds no images"),
+    "an empty list": ("SUN397", _rewritten("SUN397/Testing_01.txt", lambda text: ""), "there are no test images"),
+    "an empty list of pets": (
+        "OxfordIIITPet",
+        _rewritten("oxford-iiit-pet/annotations/test.txt", lambda text: ""),
+        "empty",
+    ),
+    "a class that is not named": (
+        "SUN397",
+        _rewritten("SUN397/ClassName.txt", lambda text: text.replace("/z/zen_garden\n", "")),
+        "Training_01.txt names images of /z/zen_garden, which is not in ClassName.txt",
+    ),
+    "no labels of pets": (
+        "OxfordIIITPet",
+        _rewritten("oxford-iiit-pet/annotations/trainval.txt", _first_words),
+        "of oxford-iiit-pet/images, oxford-iiit-pet/annotations/trainval.txt",
+    ),
+    "no labels of aircraft": (
+        "FGVCAircraft",
+        _rewritten(f"{AIRCRAFT}/images_variant_train.txt", _first_words),
+        f"{AIRCRAFT}/images_variant_train.txt",
+    ),
+    "no labels of small images": ("CIFAR10", _pickled_anew(CIFAR_TEST, lambda each: each.pop("labels")), "there is no"),
+    "fewer labels": (
+        "CIFAR10",
+        _pickled_anew(CIFAR_TEST, lambda each: each["labels"].pop()),
+        f"there are {CLASSES * PER_CLASS} images and {CLASSES * PER_CLASS - 1} labels of them",
+    ),
+    "a class that is not learnt": (
+        "CIFAR10",
+        _pickled_anew(CIFAR_TEST, lambda each: each["labels"].__setitem__(4, 9)),
+        f"show 3 classes, and 1 of {CLASSES * PER_CLASS} test images are of others, the first of them test image 4",
+    ),
+    "another species": (
+        "Birdsnap",
+        lambda root: (root / "birdsnap/test/species 2").rename(root / "birdsnap/test/species 9"),
+        "the first of them species 9/0.jpg",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NOT_AS_PUBLISHED)
+def test_what_is_not_as_published_is_said_before_anything_is_measured(what, root, tmp_path):
+    name, spoil, words = NOT_AS_PUBLISHED[what]
+    shutil.copytree(root, tmp_path / "sets")
+    spoil(tmp_path / "sets")
+    with pytest.raises(UserError) as error:
+        open_set(name, str(tmp_path / "sets"), False, 0)
+    said = str(error.value)
+    assert words in said and name in said and str(tmp_path / "sets") in said and "\n" not in said
+    assert "--skip-unreadable" not in said and "Error" not in said.replace("[Errno", "")
+
+
+def test_an_image_that_breaks_later_is_not_to_be_left_out(root, tmp_path):
+    shutil.copytree(root / "dtd", tmp_path / "dtd")
+    path = tmp_path / "dtd/dtd/images/blotchy/blotchy_train2.jpg"
+    path.write_bytes(b"no image")
+    with pytest.raises(UserError) as error:
+        Transfer(str(tmp_path), ("DTD",)).run(Task(MeanColour(), 8))
+    assert path.name in str(error.value) and "put it there as it is published" in str(error.value)
+    assert "--skip-unreadable" not in str(error.value)
 
 
 def test_refusals(root):

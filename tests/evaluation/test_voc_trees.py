@@ -144,6 +144,14 @@ def test_damaged_annotations_are_one_sentence(root, old, new, words):
     assert "\n" not in str(error.value)
 
 
+def test_empty_lists_are_said(root, tmp_path):
+    shutil.copytree(root / "VOCdevkit", tmp_path / "VOCdevkit")
+    (tmp_path / "VOCdevkit/VOC2007/ImageSets/Main/test.txt").write_text("")
+    with pytest.raises(UserError, match="the lists of VOC2007 for test are empty") as error:
+        open_voc(str(tmp_path), False)
+    assert str(tmp_path) in str(error.value)
+
+
 def test_an_object_is_read_as_the_kit_writes_it(tmp_path):
     body = "<object><name>dog</name><difficult>1</difficult><bndbox><xmin>1</xmin><ymin>2.0</ymin><xmax>500</xmax>"
     body += (

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from falseneg.data.messages import MEND
 from falseneg.errors import UserError
 
 EXIF_ORIENTATION = 0x0112
@@ -147,10 +148,7 @@ def _reading(name: str) -> Iterator[None]:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "no known image format"
-        raise UserError(
-            f"{name} cannot be read as an image ({reason}): replace it, remove it, or leave unreadable images out "
-            f"with --skip-unreadable true"
-        ) from error
+        raise UserError(f"{name} cannot be read as an image ({reason}): {MEND}") from error
 
 
 def _orientation(image: Image.Image) -> int:

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from falseneg.errors import UserError
 
+MEND = "replace it, remove it, or leave unreadable images out with --skip-unreadable true"
+"""What to do with an image that cannot be read."""
+
 
 def unknown(what: str, given: str, known: Iterable[str]) -> UserError:
     """The error for a mistyped name, with the nearest name that exists."""

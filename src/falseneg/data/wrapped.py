@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset
 from falseneg.data.captions import as_captions
 from falseneg.data.decoding import Decoded, from_any
 from falseneg.data.image_set import UNLABELLED, ImageSet
+from falseneg.data.messages import MEND
 from falseneg.errors import UserError
 
 _IMAGE_KEYS, _LABEL_KEYS, _CAPTION_KEYS = ("image", "img"), ("label", "target"), ("caption", "captions", "text")
@@ -118,10 +119,7 @@ class DatasetBacked(ImageSet):
         try:
             return self.dataset[row]
         except (OSError, SyntaxError) as error:  # what a picture that cannot be decoded raises
-            raise UserError(
-                f"{self.describe(row)} cannot be read as an image ({error}): replace it, remove it, or leave "
-                f"unreadable images out with --skip-unreadable true"
-            ) from error
+            raise UserError(f"{self.describe(row)} cannot be read as an image ({error}): {MEND}") from error
 
 
 class Wrapped(DatasetBacked):

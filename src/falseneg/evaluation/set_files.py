@@ -7,7 +7,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from falseneg.data.messages import MEND
+from falseneg.data.torchvision_sets import RefusedArguments
 from falseneg.errors import UserError
+
+AS_PUBLISHED = "put it there as it is published"
+
+
+@contextmanager
+def of_set(name: str, place: Path) -> Iterator[None]:
+    """Whatever is refused meanwhile, the sentence says of which set, and where it lies.
+
+    Raises:
+        UserError: as it was raised, with the place, and without the advice to leave images out, which a published set cannot.
+    """
+    try:
+        yield
+    except UserError as error:
+        said = str(error).replace(MEND, AS_PUBLISHED)
+        where = f"{name}: " if str(place) in said else f"{name} in {place}: "
+        raise UserError(said if said.startswith(name) and str(place) in said else where + said) from error
 
 
 @contextmanager
@@ -34,21 +53,28 @@ def set_in(
     def missing() -> list[str]:
         return [each for each in files if not (place / each).exists()]
 
-    try:
-        if download and fetch is not None and missing():
-            fetch(str(place))
-        if absent := missing():
-            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-            hint = "give --protocol.download true, or " if fetch is not None and not download else ""
-            raise UserError(
-                f"{name} is not whole in {place}: of {', '.join(files)} there is no {absent[0]}{more}; "
-                f"{hint}put it there as it is published"
-            )
-        yield str(place)
-    except UserError:
-        raise
-    except Exception as error:  # whatever damaged annotations make torchvision, scipy and pickle raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"{name} in {place} cannot be read ({reason}): its annotations or its images are damaged, or not as they are published"
-        ) from error
+    with of_set(name, place):
+        try:
+            if download and fetch is not None and missing():
+                fetch(str(place))
+            if absent := missing():
+                more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+                hint = "give --protocol.download true, or " if fetch is not None and not download else ""
+                raise UserError(
+                    f"{name} is not whole in {place}: of {', '.join(files)} there is no {absent[0]}{more}; {hint}{AS_PUBLISHED}"
+                )
+            yield str(place)
+        except RefusedArguments as error:  # torchvision's ValueErrors, which here no argument is to blame for
+            raise _unreadable(name, place, files, error.__cause__ or error) from error
+        except UserError:
+            raise
+        except Exception as error:  # whatever damaged annotations make torchvision, scipy and pickle raise
+            raise _unreadable(name, place, files, error) from error
+
+
+def _unreadable(name: str, place: Path, files: Sequence[str], error: BaseException) -> UserError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = f"there is no {reason}" if isinstance(error, KeyError) else reason
+    return UserError(
+        f"{name} in {place} cannot be read ({reason}): of {', '.join(files)} one is damaged, or not as it is published"
+    )

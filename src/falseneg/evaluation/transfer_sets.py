@@ -18,13 +18,17 @@ from falseneg.evaluation.few_label import draw_rows
 from falseneg.evaluation.label_fractions import draw_share
 from falseneg.evaluation.metrics import MAP_11, PER_CLASS, TOP_1
 from falseneg.evaluation.parts import Part
-from falseneg.evaluation.set_files import set_in
+from falseneg.evaluation.set_files import AS_PUBLISHED, set_in
 from falseneg.evaluation.voc import VOC_CLASSES, fetch_voc, voc_objects
 
 _VALIDATION = 0.2
 """The share of the training images that is held out where no validation set is published."""
 _PER_CLASS = 30
 """Training images of each class of Caltech-101."""
+
+
+IMAGES = ("training images", "validation images", "test images")
+"""What the parts of a set are called."""
 
 
 class Parts(NamedTuple):
@@ -66,12 +70,38 @@ def open_set(name: str, root: str, download: bool, seed: int) -> Parts:
     """
     kind = TRANSFER_SETS[name]
     with set_in(root, name, kind.files, kind.download, download) as place:
-        return kind.open(place, seed)
+        return _checked(kind.open(place, seed))
+
+
+def _checked(parts: Parts) -> Parts:
+    """Parts that can be measured, as far as can be told before all images are read.
+
+    Raises:
+        UserError: a part is empty, its first or last image cannot be read, or test images show classes that no other does.
+    """
+    for what, part in zip(IMAGES, parts, strict=True):
+        if not len(part.targets):
+            raise UserError(f"there are no {what}; {AS_PUBLISHED}")
+        for row in (0, len(part.targets) - 1):
+            part.images.image(row)
+    if parts.test.targets.ndim == 1:
+        learnt = torch.cat([parts.train.targets, parts.validation.targets])
+        foreign = (~torch.isin(parts.test.targets, learnt) | (parts.test.targets < 0)).nonzero().flatten()
+        if len(foreign):
+            raise UserError(
+                f"the training images show {len(learnt.unique())} classes, and {len(foreign)} of {len(parts.test.targets)} test "
+                f"images are of others, the first of them {parts.test.images.describe(int(foreign[0]))}; {AS_PUBLISHED}"
+            )
+    return parts
 
 
 def _whole(images: ImageSet) -> Part:
-    assert images.labels is not None
-    return Part(images, images.labels)
+    if (labels := images.labels) is None:
+        images.image(0)  # if that is what is missing, it is said
+        raise UserError(f"the images have no labels; {AS_PUBLISHED}")
+    if len(labels) != len(images):
+        raise UserError(f"there are {len(images)} images and {len(labels)} labels of them; {AS_PUBLISHED}")
+    return Part(images, labels)
 
 
 def _held_out(train: Part, test: Part, seed: int) -> Parts:
@@ -107,7 +137,7 @@ def _cifar(kind: type[Cifar10 | Cifar100]) -> Callable[[str, int], Parts]:
 def _birdsnap(root: str, seed: int) -> Parts:
     train, test = Folder(f"{root}/birdsnap/train"), Folder(f"{root}/birdsnap/test")
     if train.labels is None or test.labels is None:
-        raise UserError(f"Birdsnap: {root}/birdsnap/train and test have no sub-folders; give one for each species")
+        raise UserError(f"{root}/birdsnap/train and test have no sub-folders; give one for each species")
     return _held_out(_whole(train), _whole(align_classes(test, train)), seed)
 
 
@@ -119,7 +149,12 @@ def _sun397(root: str, seed: int) -> Parts:
     parts = []
     for listing in ("Training_01.txt", "Testing_01.txt"):
         files = [line.strip() for line in (folder / listing).read_text("utf-8").splitlines() if line.strip()]
-        labels = torch.tensor([number[file.rpartition("/")[0]] for file in files])
+        classes = [file.rpartition("/")[0] for file in files]
+        if unknown := [name for name in classes if name not in number]:
+            raise UserError(
+                f"{listing} names images of {unknown[0] or 'no class'}, which is not in ClassName.txt; {AS_PUBLISHED}"
+            )
+        labels = torch.tensor([number[name] for name in classes], dtype=torch.int64)
         parts.append(Part(FileSet(folder, [file.lstrip("/") for file in files]), labels))
     return _held_out(parts[0], parts[1], seed)
 
@@ -128,7 +163,7 @@ def _caltech101(root: str, seed: int) -> Parts:
     images = Folder(f"{root}/caltech101/101_ObjectCategories")
     if images.labels is None:
         raise UserError(
-            f"Caltech101: {root}/caltech101/101_ObjectCategories has no sub-folders; give one for each class"
+            f"{root}/caltech101/101_ObjectCategories has fewer than two sub-folders; give one for each class"
         )
     part = _whole(images)
     wanted = (torch.bincount(part.targets) - 1).clamp(min=1, max=_PER_CLASS)

@@ -13,7 +13,7 @@ from torch import Tensor
 from falseneg.data.folder import FileSet
 from falseneg.data.image_set import ImageSet
 from falseneg.errors import UserError
-from falseneg.evaluation.set_files import set_in
+from falseneg.evaluation.set_files import AS_PUBLISHED, set_in
 
 VOC_CLASSES = tuple(
     """
@@ -105,7 +105,11 @@ def _scenes(root: str, splits: Sequence[tuple[str, str]]) -> Scenes:
     sets = [VOCDetection(root, year, split) for year, split in splits]
     pictures = [path for each in sets for path in each.images]
     if absent := [path for path in pictures if not Path(path).is_file()]:
-        raise UserError(f"there is no {absent[0]}, which the lists of VOC name; put it there as it is published")
+        raise UserError(f"there is no {absent[0]}, which the lists of VOC name; {AS_PUBLISHED}")
+    if not pictures:
+        raise UserError(
+            f"the lists {' and '.join(f'of VOC{year} for {split}' for year, split in splits)} are empty; {AS_PUBLISHED}"
+        )
     listed = [voc_objects(Path(path)) for each in sets for path in each.annotations]
     return Scenes(
         FileSet(Path(), pictures),

@@ -165,12 +165,30 @@ def _split(
             say(f"{len(test):,} {kind} are set aside to measure accuracy on (--holdout {run.holdout:g})")
     pairs = test if run.method.texts and test is not None and test.captioned else None
     if test is not None:
-        test = align_classes(test, train)
+        test = _of_the_same_classes(test, train)
         if test.labels is None or train.labels is None or not bool((test.labels >= 0).any()):
             test = None
     if run.evaluate_every is not None and test is None and pairs is None:
         raise UserError("evaluate_every needs labelled images to train and to test on; give labels, or leave it out")
     return train, test, pairs
+
+
+def _of_the_same_classes(test: ImageSet, train: ImageSet) -> ImageSet:
+    """The test set with its classes numbered as the training set does.
+
+    Raises:
+        UserError: it shows classes by name that the training set does not have, which would be left out of every figure.
+    """
+    aligned = align_classes(test, train)
+    if train.labels is not None and test.labels is not None and aligned.labels is not None and test.class_names:
+        foreign = ((test.labels >= 0) & (aligned.labels < 0)).nonzero().flatten()
+        if len(foreign):
+            name = test.class_names[int(test.labels[foreign[0]])]
+            raise UserError(
+                f"{len(foreign):,} of the {len(test):,} images to measure on are of classes that the images to learn from do not "
+                f"have, such as {name}; give data of the same classes"
+            )
+    return aligned
 
 
 def _check_crops(crops: Crops, size: int, side: int) -> None:
