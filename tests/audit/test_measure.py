@@ -12,7 +12,7 @@ from sklearn.metrics import cohen_kappa_score
 import falseneg as fn
 from falseneg.audit.measure import NOW, measure
 from falseneg.audit.sample import Sample, batches_of, evenly_spread
-from falseneg.audit.suggestion import detectors_of, suggest
+from falseneg.audit.suggestion import Suggestion, Tried, detectors_of, suggest
 from falseneg.facts import Facts
 from falseneg.statistics import confusion
 
@@ -172,6 +172,19 @@ def test_the_suggestion_is_the_highest_figure(kinds):
     )
     asked = suggest(sample, batches, asked=7)
     assert asked.by == "asked" and asked.chosen.kinds == 7 and asked.by_agreement.kinds == found.chosen.kinds
+
+
+def test_without_labels_there_is_a_range():
+    figures = {2: 0.2, 3: 0.31, 5: 0.36, 10: 0.4, 20: None, 50: 0.301, 100: 0.29}
+    tried = tuple(Tried(kinds, kappa, None, None, None) for kinds, kappa in figures.items())
+    found = Suggestion(tried, tried[3], "agreement", 256)
+    assert not found.known and [each.kinds for each in found.fitting] == [3, 50]  # three quarters of .4
+    for by in ("labels", "asked"):
+        assert dataclasses.replace(found, by=by).known
+    none = tuple(dataclasses.replace(each, kappa=None) for each in tried)
+    assert [each.kinds for each in Suggestion(none, none[0], "agreement", 256).fitting] == [2, 2]
+    below = tuple(dataclasses.replace(each, kappa=-0.1 * each.kinds) for each in tried)
+    assert [each.kinds for each in Suggestion(below, below[0], "agreement", 256).fitting] == [2, 2]
 
 
 def _figures(suggestion):

@@ -89,6 +89,10 @@ def test_figures_are_those_of_the_pairs(done):
         assert measured["precision"] == pytest.approx(sum(line["correct"] for line in flagged) / len(flagged))
         for other, share in figures["also_flagged"][name].items():
             assert share == pytest.approx(sum(line[other] for line in flagged) / len(flagged))
+    assert (
+        "--detector.alpha 0.2</code>" in (out / PAGE).read_text()
+        and "suggested share of negatives" in (out / PAGE).read_text()
+    )
     assert figures["suggestion"]["alpha"] == 0.2 and figures["suggestion"]["top_k"] == 12
     assert figures["encoder"]["source"] == "timm:resnet10t" and len(figures["encoder"]["sha256"]) == 64
 
@@ -184,11 +188,19 @@ def test_unlabelled_images_and_the_same_seed(tmp_path, capsys):
         )
     one, two = (json.loads((tmp_path / name / "audit.json").read_text()) for name in ("one", "two"))
     assert {**one, "seconds": 0} == {**two, "seconds": 0}
-    assert one["suggestion"]["by"] == "agreement" and one["confusable"] is None
+    suggestion = one["suggestion"]
+    assert suggestion["by"] == "agreement" and one["confusable"] is None
+    assert suggestion["alpha"] is suggestion["top_k"] is None
+    fewest, most = suggestion["fitting"]
+    assert fewest <= suggestion["detectors_set_to"] <= most
     assert one["detectors"]["clusters"]["precision"] is None
     shown = capsys.readouterr().out
-    assert "right" not in shown and "agree best" in shown
+    assert "right" not in shown and "take alpha" not in shown
+    assert (
+        f"alpha from {1 / most:.4g} to {1 / fewest:.4g} fits" in shown and "give --expected-classes, or labels" in shown
+    )
     html = (tmp_path / "one" / PAGE).read_text()
+    assert "none of them is suggested" in html and "← suggested" not in html and "--detector.alpha" not in html
     assert (
         "lookalikes" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
         and "precision" not in html.split("</header>")[1].split("</details>")[1]

@@ -99,9 +99,11 @@ def figures_of(found: Audit) -> dict[str, Any]:
         "shared_captions": found.shared_captions,
         "batch_size": suggestion.batch,
         "suggestion": {
-            "alpha": suggestion.chosen.alpha,
-            "top_k": suggestion.top_k,
+            "alpha": suggestion.chosen.alpha if suggestion.known else None,
+            "top_k": suggestion.top_k if suggestion.known else None,
             "by": suggestion.by,
+            "detectors_set_to": suggestion.chosen.kinds,
+            "fitting": [each.kinds for each in suggestion.fitting],
             "tried": tried,
         },
         "detectors": detectors,

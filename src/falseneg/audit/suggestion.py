@@ -3,6 +3,9 @@
 There is one number behind the settings of most detectors: how many kinds of image there are. For each of several such
 numbers K two detectors that look at different things flag a share of 1/K: clusters of the whole data set, and the nearest in
 the batch. Where the number suits the data they agree; Cohen's kappa takes away what they would agree on by chance.
+
+It does not say how fine a class is: images of CIFAR-100 have nearly the same kappas for 20 of its classes as for all 100. So
+without labels, and without a number that the user expects, there is a range, and no suggestion.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ KINDS = (2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Numbers of kinds that are tried."""
 IMAGES_OF_A_KIND = 4
 """Of the images that are looked at, at least, on average."""
+NEARLY = 0.75
+"""Of the highest kappa: what numbers of kinds have that may suit the data, too (benchmarks/results/2026-11-27-audit.md)."""
 MARGIN = 0.05
 """Of `RelativeToPositive`: what NV-Retriever finds best."""
 NEIGHBOURS = 20
@@ -64,8 +69,9 @@ class Suggestion:
 
     Attributes:
         tried: all numbers of kinds that were tried, in rising order.
-        chosen: the suggested one.
-        by: "labels", where the support set's F1 is highest; "agreement", where the kappa is; or "asked".
+        chosen: the one that detectors are set to.
+        by: "labels", where the support set's F1 is highest; "asked"; or "agreement", where the kappa is, which is too little to
+            suggest it.
         batch: B, images of a batch.
     """
 
@@ -80,9 +86,24 @@ class Suggestion:
         return max(1, round(self.chosen.alpha * 2 * self.batch))
 
     @property
+    def known(self) -> bool:
+        """Whether labels or the user say how many kinds there are."""
+        return self.by != "agreement"
+
+    @property
     def by_agreement(self) -> Tried:
-        """What would be suggested without labels."""
-        return max(self.tried, key=lambda each: -1.0 if each.kappa is None else each.kappa)
+        """Where the kappa is highest."""
+        return max(self.tried, key=_kappa)
+
+    @property
+    def fitting(self) -> tuple[Tried, Tried]:
+        """The fewest and the most kinds that have nearly the highest kappa: `NEARLY` of it."""
+        fit = [each for each in self.tried if _kappa(each) >= NEARLY * _kappa(self.by_agreement)]
+        return (fit[0], fit[-1]) if fit else (self.by_agreement, self.by_agreement)
+
+
+def _kappa(tried: Tried) -> float:
+    return -1.0 if tried.kappa is None else tried.kappa
 
 
 def suggest(

@@ -148,19 +148,29 @@ def lines(found: Audit) -> list[str]:
 
 
 def advice(found: Audit) -> list[str]:
-    """What to set detectors to, and why."""
+    """What to set detectors to, and why; or between what, and why no more is known."""
+    from falseneg.audit.suggestion import NEARLY
+
     suggestion = found.suggestion
-    chosen, agreed = suggestion.chosen, suggestion.by_agreement
+    chosen, best = suggestion.chosen, suggestion.by_agreement
+    fewest, most = suggestion.fitting
+    between = f"alpha from {most.alpha:.4g} to {fewest.alpha:.4g}"
+    if not suggestion.known:
+        kappa = "" if best.kappa is None else f" (kappa {best.kappa:.2f})"
+        return [
+            f"{between} fits ({fewest.kinds} to {most.kinds} kinds): clusters and support set agree beyond chance at least {NEARLY:.0%} "
+            f"as well as at their best, {best.kinds} kinds{kappa}",
+            "images alone do not say how fine a class is, so no alpha is suggested; give --expected-classes, or labels",
+        ]
     why = {
         "labels": "where the support set has its highest F1 by your labels",
-        "agreement": "where clusters and support set agree best beyond chance",
         "asked": "for the classes that you expect",
     }[suggestion.by]
     kappa = "" if chosen.kappa is None else f" (kappa {chosen.kappa:.2f})"
-    written = [f"take alpha = {chosen.alpha:.4g}, top_k = {suggestion.top_k}: {why}{kappa}"]
-    if suggestion.by != "agreement" and agreed.kinds != chosen.kinds:
-        written.append(f"without that, the agreement of detectors would suggest alpha = {agreed.alpha:.4g}")
-    return written
+    return [
+        f"take alpha = {chosen.alpha:.4g}, top_k = {suggestion.top_k}: {why}{kappa}",
+        f"without that, {between} would fit",
+    ]
 
 
 def _with_data(arguments: Sequence[str]) -> tuple[list[str], str]:

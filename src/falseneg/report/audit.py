@@ -10,6 +10,7 @@ from typing import Any
 from falseneg.audit import Audit
 from falseneg.audit.files import few, same_class
 from falseneg.audit.measure import MOST_PAIRS
+from falseneg.audit.suggestion import NEARLY, Suggestion
 from falseneg.files import write_bytes
 from falseneg.report.page import Page, render
 from falseneg.report.pictures import Picture, PictureMaker, Thumbnails, class_name
@@ -94,9 +95,7 @@ def _findings(found: Audit) -> dict[str, Any]:
             ("pair" if len(duplicates.near) == 1 else "pairs")
             + ("" if near is None else f", {percent(near)} of one class"),
         ),
-        Tile(
-            "alpha", f"{suggestion.chosen.alpha:.3g}", f"suggested share of negatives to flag; top_k {suggestion.top_k}"
-        ),
+        _alpha(suggestion),
         Tile(
             "support set right",
             "unknown" if precision is None else percent(precision),
@@ -106,6 +105,18 @@ def _findings(found: Audit) -> dict[str, Any]:
     if found.shared_captions is not None:
         tiles.insert(2, Tile("shared captions", f"{found.shared_captions:,}", "images with another's captions"))
     return {"headline": _headline(found), "tiles": tiles, "looked_at": len(found.sample), "of": len(found.images)}
+
+
+def _alpha(suggestion: Suggestion) -> Tile:
+    if suggestion.known:
+        note = f"suggested share of negatives to flag; top_k {suggestion.top_k}"
+        return Tile("alpha", f"{suggestion.chosen.alpha:.3g}", note)
+    fewest, most = suggestion.fitting
+    return Tile(
+        "alpha",
+        f"{most.alpha:.2g} to {fewest.alpha:.2g}",
+        "shares of negatives that fit; without labels none is suggested",
+    )
 
 
 def _headline(found: Audit) -> str:
@@ -184,9 +195,8 @@ def _suggestion(found: Audit) -> dict[str, Any]:
     columns = ["kinds", "alpha", "agreement (kappa)"] + (["precision", "recall", "F1"] if labelled else [])
     rows, best = [], suggestion.by_agreement
     for each in suggestion.tried:
-        marks = [" ← suggested"] * (each == suggestion.chosen) + [" ← most agreement"] * (
-            each == best != suggestion.chosen
-        )
+        marks = [" ← suggested"] * (suggestion.known and each == suggestion.chosen)
+        marks += [" ← most agreement"] * (each == best and not marks)
         row = [
             f"{each.kinds:,}{''.join(marks)}",
             f"{each.alpha:.4g}",
@@ -194,7 +204,7 @@ def _suggestion(found: Audit) -> dict[str, Any]:
         ]
         figures = [each.precision, each.recall, each.f1] if labelled else []
         rows.append(row + ["" if figure is None else percent(figure) for figure in figures])
-    return {"columns": columns, "rows": rows, "chosen": suggestion, "agreed": best}
+    return {"columns": columns, "rows": rows, "chosen": suggestion, "agreed": best, "nearly": NEARLY}
 
 
 def _lookalikes(found: Audit, maker: PictureMaker) -> list[dict[str, Any]] | None:
