@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -177,6 +178,22 @@ def test_fine_tuning_goes_through_the_first_layers_of_the_head(task):
     assert SemiSupervised(layers=(1, 0)).head_layers == 1
     found = by(SemiSupervised((0.1, 0.5), (2, 2), layers=(1, 0), learning_rate=0.1).run(with_head))
     assert len(found) == 4
+
+
+def test_fine_tuning_lets_batch_norm_learn(tmp_path):
+    """An encoder from given weights keeps its BatchNorm frozen in contrastive training; no published fine-tuning does."""
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    encoder = fn.Encoder("test_resnet", 32, tmp_path / "w.pth")
+    assert encoder.frozen_batch_norm
+    model = with_classifier(Task(encoder, 32), 3).train()
+    layers = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+    before = [each.running_mean.clone() for each in layers]
+    model(torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))
+    assert all(not torch.equal(old, each.running_mean) for old, each in zip(before, layers, strict=True))
+    encoder.train()
+    assert encoder.frozen_batch_norm and not any(
+        each.training for each in encoder.modules() if isinstance(each, nn.BatchNorm2d)
+    )
 
 
 def test_published_lists_choose_the_images(task, tmp_path):

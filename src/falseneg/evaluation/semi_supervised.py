@@ -20,6 +20,7 @@ from falseneg.evaluation.linear_evaluation import check_numbers
 from falseneg.evaluation.metrics import TOP_1, TOP_5, measure
 from falseneg.evaluation.parts import Part, both, scores_of
 from falseneg.evaluation.sgd import ImageBatches, Recipe, crops_of, new_classifier, train
+from falseneg.models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,14 @@ class SemiSupervised(Protocol):
 
 
 def with_classifier(task: Task, classes: int, layers: int = 0) -> nn.Sequential:
-    """A copy of the encoder, the first layers of its head, and a new linear classifier; all of it learns."""
-    parts: list[nn.Module] = [copy.deepcopy(task.encoder)]
+    """A copy of the encoder, the first layers of its head, and a new linear classifier; all of it learns, BatchNorm included."""
+    encoder = copy.deepcopy(task.encoder)
+    for module in encoder.modules():
+        if isinstance(module, Encoder):
+            module.frozen_batch_norm = (
+                False  # as published; it is frozen for contrastive training from given weights only
+            )
+    parts: list[nn.Module] = [encoder]
     if layers:
         assert task.head is not None
         parts.append(copy.deepcopy(task.head).first(layers))
