@@ -34,7 +34,7 @@ from falseneg.evaluation import extract_features
 from falseneg.graph import STEEPNESS, nearest, whitened
 from falseneg.train.sources import open_encoder
 
-MOST, NEIGHBOURS = 3000, 10
+MOST, NEIGHBOURS = 2000, 10
 LITE0, SMALL = "lite0", "small"
 # What is looked at: the data set, the encoder, pixels, how many classes of it (0 for all), and the seed that draws these.
 SETS: dict[str, tuple[str, str, int, int, int]] = {
