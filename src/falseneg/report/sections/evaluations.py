@@ -53,7 +53,6 @@ def _read(path: Path, run: RunRecord) -> Measured:
         rows.append([on or protocol, metric, _here(each), *others])
     note = f"images of {int(content['image_size'])} pixels, seed {int(content['seed'])}, "
     note += f"encoder {str(content['encoder']['sha256'])[:12]}"
-    note += " with random weights" if content["encoder"].get("weights") == "random" else ""
     return Measured(protocol, note, SOURCES.get(protocol, ""), ["", "metric", "here", *methods], rows)
 
 
