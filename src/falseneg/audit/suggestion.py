@@ -31,7 +31,7 @@ KINDS = (2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Numbers of kinds that are tried."""
 IMAGES_OF_A_KIND = 4
 """Of the images that are looked at, at least, on average."""
-NEARLY = 0.75
+NEARLY = 2 / 3
 """Of the highest kappa: what numbers of kinds have that may suit the data, too (benchmarks/results/2026-11-27-audit.md)."""
 MARGIN = 0.05
 """Of `RelativeToPositive`: what NV-Retriever finds best."""
