@@ -2,6 +2,7 @@
 
     falseneg compare --seeds 100 101 102 103 104 --variants none fnc-eliminate neighbour-graph oracle oracle-eliminate --out FOLDER
     python benchmarks/gap.py FOLDER
+    python benchmarks/gap.py FOLDER --train train.parquet --test test.parquet       (runs on other images than digits)
 
 Few-label accuracy of the runs' encoders is measured with 1 and 5 labelled images a class in 50 draws; kNN is the run's own.
 The gap is that of attraction (`oracle`) or of elimination (`oracle-eliminate`). Its share is a ratio of two means over the
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from falseneg.data import Digits
+from falseneg.data import Digits, ImageSet, Parquet
 from falseneg.evaluation import extract_features, few_label_accuracy
 from falseneg.models import Encoder
 from falseneg.train.folder import final_figures
@@ -29,13 +30,14 @@ LABELS, DRAWS = (1, 5), 50
 ORACLES = {"oracle": "attraction", "oracle-eliminate": "elimination"}
 
 
-def measured(folder: Path, seed: int) -> dict[str, float]:
+def measured(folder: Path, seed: int, sets: Sequence[ImageSet]) -> dict[str, float]:
     """The accuracies of a finished run, in per cent; kept beside the encoder."""
     kept = folder / "gap.json"
     if not kept.is_file():
-        encoder, sets = Encoder.load(folder / "encoder.safetensors"), (Digits("train"), Digits("test"))
-        train, test = (extract_features(encoder, images, 8) for images in sets)
+        encoder = Encoder.load(folder / "encoder.safetensors")
+        train, test = (extract_features(encoder, images, encoder.image_size) for images in sets)
         labels = [images.labels for images in sets]
+        assert labels[0] is not None and labels[1] is not None
         found = {"kNN": 100 * (final_figures(folder) or {})["knn"]}
         for number in LABELS:
             each = few_label_accuracy(train, labels[0], test, labels[1], number, DRAWS, seed).each
@@ -59,13 +61,19 @@ def share(gains: Sequence[float], gaps: Sequence[float]) -> tuple[float, float, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of a comparison on digits")
+    parser.add_argument("folder", type=Path, help="of a comparison")
+    parser.add_argument(
+        "--train", type=Path, help="a Parquet file of labelled images to learn from; without it, digits"
+    )
+    parser.add_argument("--test", type=Path, help="and of those to measure on")
     options = parser.parse_args()
+    files = options.train, options.test
+    sets = [Parquet(str(path)) for path in files] if options.train else [Digits("train"), Digits("test")]
     cells: dict[str, dict[int, dict[str, float]]] = {}
     for run in sorted((options.folder / "runs").glob("*/seed-*")):
         if final_figures(run) is not None:
             seed = int(run.name.removeprefix("seed-"))
-            cells.setdefault(run.parent.name, {})[seed] = measured(run, seed)
+            cells.setdefault(run.parent.name, {})[seed] = measured(run, seed, sets)
     for measure in next(iter(cells["none"].values())):
         print(
             f"\n| {measure} | seeds | accuracy | share of the gap of attraction | of elimination |\n| --- | --- | --- | --- | --- |"
