@@ -60,6 +60,23 @@ def test_names_and_options_of_parts():
     assert settings["epochs"] is None
 
 
+def test_options_of_a_class_may_stand_before_it():
+    """Only of the class that is named once; a file in between and all other options keep their order."""
+    parser = run_parser("pretrain", "")
+    orders = [
+        ["--data", "Digits", "--data.split", "test", "--method", "MoCo", "--method.views=3", "--seed", "4"],
+        ["--data.split=test", "--method.views", "3", "--seed", "4", "--method=MoCo", "--data", "Digits"],
+        ["--data.split", "test", "--config", "digits", "--data", "Digits", "--method.views", "3", "--method", "MoCo"],
+    ]
+    found = [parser.parse_args(order) for order in orders]
+    for options in found:
+        assert (
+            options["data"]["class_path"] == "falseneg.data.Digits" and options["data"]["init_args"]["split"] == "test"
+        )
+        assert options["method"]["class_path"].endswith("MoCo") and options["method"]["init_args"]["views"] == 3
+    assert found[0] == found[1]
+
+
 def test_dashes_and_underscores_are_the_same():
     assert parsed("--data", "Digits", "--batch-size", "8") == parsed("--data", "Digits", "--batch_size=8")
 

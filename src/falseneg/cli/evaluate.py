@@ -142,11 +142,7 @@ def _by_name(arguments: Sequence[str]) -> list[str]:
                 )
             if not equals:
                 result.pop()
-            # The parser wants the class before its options, and a user may write them in any order.
-            first = (at for at, each in enumerate(result) if each.startswith("--protocol."))
-            result.insert(next(first, len(result)), f"{option}={value}")
-            place = ""
-            continue
+            argument = f"{option}={value}"
         result.append(argument)
         place = argument if argument in ("--protocol", "--protocol.help") else ""
     if any(each.startswith("--protocol.") for each in result) and not any(

@@ -65,7 +65,7 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:  # a parser inside the parser
             return super().parse_args(args, *rest, **more)
         _refuse_what_is_no_text(args)
-        arguments = _plain_options(args)
+        arguments = _classes_first(_plain_options(args))
         trust(self._named(arguments))
         self._suit({part: class_named(part, arguments) for part in PARTS})
         if stored is not None:
@@ -197,6 +197,26 @@ def _plain_options(arguments: Sequence[str]) -> list[str]:
             argument = _as_list(argument)
         plain.append(argument)
     return plain
+
+
+def _classes_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the options of a class behind the class, as the parser wants them: users write them in any order."""
+    units: list[list[str]] = []  # an option and its value
+    for argument in arguments:
+        if argument.startswith("--") or not units or len(units[-1]) > 1 or "=" in units[-1][0]:
+            units.append([argument])
+        else:
+            units[-1].append(argument)
+    options = [unit[0].partition("=")[0] for unit in units]
+    for part in sorted(
+        option for option in options if options.count(option) == 1
+    ):  # the outer class before the inner one
+        place = [unit[0].partition("=")[0] for unit in units].index(part)
+        early = [
+            unit for unit in units[:place] if unit[0].startswith(f"{part}.") and not unit[0].startswith(f"{part}.help")
+        ]
+        units = [unit for unit in units[:place] if unit not in early] + [units[place], *early] + units[place + 1 :]
+    return [argument for unit in units for argument in unit]
 
 
 def _as_list(value: str) -> str:
