@@ -90,12 +90,13 @@ def test_anchors_without_a_candidate_of_their_image_and_nobody_have_no_label():
 
 
 def test_a_large_batch_is_looked_through_in_pieces(monkeypatch):
-    from falseneg.detectors import batch_components
+    from falseneg.statistics import scan
 
     z = rows_of(40, 2, seed=4)
     (contrast,) = fn.SimCLR(fn.Encoder("resnet10t", 8)).contrasts(fn.Embeddings(torch.arange(40), {"image": z}))
     whole = flags(contrast)
-    monkeypatch.setattr(batch_components, "AT_ONCE", 7)
+    monkeypatch.setattr(scan, "BLOCK", 280)
+    monkeypatch.setattr(scan, "ROWS", 7)
     assert torch.equal(flags(contrast), whole)
 
 

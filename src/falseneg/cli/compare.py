@@ -34,6 +34,7 @@ from falseneg.compare.tables import tables
 from falseneg.compare.tasks import Task, run_tasks, warm_up
 from falseneg.compare.variants import BY_DEFAULT, NAMES, Overrides, changed, named_variants, two_towers
 from falseneg.data import ImageSet, inspect
+from falseneg.data.inspection import without_advice
 from falseneg.errors import UserError
 from falseneg.evaluation import Retrieval
 from falseneg.foreign.text import read_yaml
@@ -269,7 +270,7 @@ def _report_on(images: ImageSet, settings: Mapping[str, Any]) -> None:
     duplicates = settings["check_duplicates"]
     found = inspect(images, limit=LOOKED_AT, check_duplicates=duplicates, check_captions=two_towers(settings))
     if found.unreadable and not settings["skip_unreadable"]:
-        raise UserError(f"{found.unreadable[0]}; --skip-unreadable true leaves such images out")
+        raise UserError(f"{without_advice(found.unreadable[0])}; --skip-unreadable true leaves such images out")
     for text in found.sentences():
         print(text, flush=True)
 

@@ -67,7 +67,7 @@ class Parser(ArgumentParser):
         _refuse_what_is_no_text(args)
         arguments = _classes_first(_plain_options(args))
         trust(self._named(arguments))
-        self._suit({part: class_named(part, arguments) for part in PARTS})
+        self._suit(_classes_named(arguments))
         if stored is not None:
             read_yaml(stored)  # which says where it is damaged
             arguments = ["--config", str(stored), *arguments]
@@ -207,15 +207,12 @@ def _classes_first(arguments: Sequence[str]) -> list[str]:
             units.append([argument])
         else:
             units[-1].append(argument)
-    options = [unit[0].partition("=")[0] for unit in units]
-    for part in sorted(
-        option for option in options if options.count(option) == 1
-    ):  # the outer class before the inner one
-        place = [unit[0].partition("=")[0] for unit in units].index(part)
-        early = [
-            unit for unit in units[:place] if unit[0].startswith(f"{part}.") and not unit[0].startswith(f"{part}.help")
-        ]
-        units = [unit for unit in units[:place] if unit not in early] + [units[place], *early] + units[place + 1 :]
+    names = [unit[0].partition("=")[0] for unit in units]
+    for part in sorted(name for name in names if names.count(name) == 1):  # the outer class before the inner one
+        place = next(at for at, unit in enumerate(units) if unit[0].partition("=")[0] == part)
+        own = [unit[0].startswith(f"{part}.") and not unit[0].startswith(f"{part}.help") for unit in units]
+        order = sorted(range(place + 1), key=own.__getitem__)  # the others, the class, then its own: the sort is stable
+        units[: place + 1] = [units[at] for at in order]
     return [argument for unit in units for argument in unit]
 
 
@@ -224,19 +221,19 @@ def _as_list(value: str) -> str:
     return value if value.startswith("[") else f"[{value}]"
 
 
-def class_named(option: str, arguments: Sequence[str]) -> str:
-    """The bare name of the class that arguments and their configuration files choose for an option; empty if they choose none."""
-    found = ""
+def _classes_named(arguments: Sequence[str]) -> dict[str, str]:
+    """The bare names of the classes that arguments and their configuration files choose, by part; without those they leave open."""
+    found: dict[str, str] = {}
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, value = argument.partition("=") if argument.startswith("--") else (before, "=", argument)
         if not equals:
             continue
         if name == "--config":
             content = read_yaml(recipe_path(value))
-            value = _class_of(content.get(option)) if isinstance(content, dict) else ""
-        elif name not in (f"--{option}", f"--{option}.class_path"):
-            continue
-        found = _bare(value) or found
+            chosen = {part: _class_of(content.get(part)) for part in PARTS} if isinstance(content, dict) else {}
+        else:
+            chosen = {name.removeprefix("--").removesuffix(".class_path"): _bare(value)}
+        found |= {part: kind for part, kind in chosen.items() if part in PARTS and kind}
     return found
 
 

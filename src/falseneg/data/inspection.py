@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from falseneg.data.captions import CaptionFindings, look_at_captions
+from falseneg.data.captions import LEAVE_OUT, CaptionFindings, look_at_captions
 from falseneg.data.decoding import NEEDED
 from falseneg.data.image_set import ImageSet, Subset
+from falseneg.data.messages import OR_LEAVE_OUT
 from falseneg.data.workers import IDLE, at_row, batches_of, worker_options
 from falseneg.errors import UserError
 
@@ -23,7 +24,6 @@ Progress = Callable[[str, int, int], None]
 """Called now and then with what is being done, how many images are done, and how many there are."""
 _READING, _COMPARING, _CAPTIONS = "reading images", "comparing files", "reading captions"
 _CHUNK = 32
-_ADVICE = re.compile(r", or leave (such|unreadable) images out with --skip-unreadable true$")
 _MISSING = re.compile(
     rf"\w+, {NEEDED} [^)]+"
 )  # the format of an image that could be read with something else installed
@@ -126,7 +126,7 @@ class Inspection:
 
 def without_advice(problem: str) -> str:
     """A sentence about an image without its last words, for where images are left out already, or that is said of all."""
-    return _ADVICE.sub("", problem)
+    return problem.removesuffix(f", {OR_LEAVE_OUT}").removesuffix(f", {LEAVE_OUT}")
 
 
 def inspect(

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from falseneg.errors import UserError
 
-MEND = "replace it, remove it, or leave unreadable images out with --skip-unreadable true"
+OR_LEAVE_OUT = "or leave unreadable images out with --skip-unreadable true"
+MEND = f"replace it, remove it, {OR_LEAVE_OUT}"
 """What to do with an image that cannot be read."""
 
 

@@ -166,9 +166,8 @@ def _lines_of_text(table: Path, columns: list[str], separator: str | None) -> It
         except csv.Error as error:
             quotes = "put a text that holds quotes or ends of lines in double quotes, and write its own quotes twice"
             shorter = f", or shorten a text of more than {csv.field_size_limit():,} characters"
-            how = quotes + (
-                shorter if "larger than field limit" in str(error) else ""
-            )  # a quote left open can be the reason
+            # Of a text that is too long, too: a quote left open can be the reason.
+            how = quotes + (shorter if "larger than field limit" in str(error) else "")
             raise UserError(f"line {begins:,} of {table} cannot be read ({error}): {how}") from error
 
 

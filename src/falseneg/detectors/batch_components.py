@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from falseneg.clock import Clock
-from falseneg.contrast import NOBODY, Contrast
+from falseneg.contrast import NOBODY, Contrast, Embedded
 from falseneg.detectors.base import Detector
-from falseneg.rules import NoPairs, PairRule, SameGroup, at_least_float32
+from falseneg.rules import NoPairs, PairRule, SameGroup
 from falseneg.statistics.gather import from_first_rank
-
-AT_ONCE = 1024
-"""Images whose nearest neighbours are looked for at a time: the matrix of the batch is never whole."""
+from falseneg.statistics.scan import top_k
 
 
 class BatchComponents(Detector):
@@ -43,7 +41,7 @@ class BatchComponents(Detector):
         labels = torch.full((len(images) + 1, views), -1, device=sample.device)
         for view in range(views):
             here = (view_of == view).nonzero()[:, 0]
-            labels[image_of[here], view] = _components(at_least_float32(z[known[here]]))
+            labels[image_of[here], view] = _components(Embedded(z[known[here]], images[image_of[here]]))
         labels = from_first_rank(labels)  # one rounding of the cosines decides on all ranks
 
         candidate = labels.new_full((len(contrast.candidates), views), -1)
@@ -64,18 +62,13 @@ def _occurrence(sample: Tensor) -> Tensor:
     return torch.empty_like(sample).scatter_(0, order, torch.arange(len(sample), device=sample.device) - first)
 
 
-def _components(z: Tensor) -> Tensor:
+def _components(rows: Embedded) -> Tensor:
     """(n,) int64 the connected component of each row in the graph that joins each to the nearest other one."""
     from scipy import sparse
     from scipy.sparse import csgraph
 
-    rows = torch.arange(len(z), device=z.device)
-    nearest = torch.empty_like(rows)
-    for piece in rows.split(AT_ONCE):
-        with torch.autocast(z.device.type, enabled=False):
-            cosines = z[piece] @ z.T
-        cosines[torch.arange(len(piece), device=z.device), piece] = -2
-        nearest[piece] = cosines.argmax(dim=1)
-    edges = torch.stack([rows, nearest]).cpu().numpy()
-    graph = sparse.coo_array((edges[0] >= 0, edges), shape=(len(z), len(z)))
-    return torch.from_numpy(csgraph.connected_components(graph, directed=False)[1]).to(z.device, torch.int64)
+    nearest = top_k(Contrast("view", rows, rows, rows.z[:, :1]), 1)
+    columns, offsets = nearest.columns.cpu().numpy(), nearest.offsets.cpu().numpy()
+    graph = sparse.csr_array((columns >= 0, columns, offsets), shape=(len(rows), len(rows)))
+    label = csgraph.connected_components(graph, directed=False)[1]
+    return torch.from_numpy(label).to(rows.z.device, torch.int64)

@@ -105,8 +105,8 @@ class NeighbourGraph(Detector):
         named = [guide] if isinstance(guide, str | Path) else guide or []
         if guide is not None and not named:
             raise UserError("NeighbourGraph: guide is an empty list; give at least one, or leave it out")
-        self.guides = [str(_file_of(Path(each))) for each in named]
-        self._embeddings = {each: self._checked(each) for each in self.guides}
+        files = [str(_file_of(Path(each))) for each in named]
+        self.guides = {file: self._checked(file) for file in files}
 
     def prepare(self, facts: Facts) -> None:
         """Make room for the coordinates.
@@ -126,7 +126,7 @@ class NeighbourGraph(Detector):
                 f"NeighbourGraph: {self.neighbours} neighbours and {self.eigenvectors} eigenvectors take at least {least} "
                 f"images, and there are {facts.rows}; give smaller numbers"
             )
-        for path, embeddings in self._embeddings.items():
+        for path, embeddings in self.guides.items():
             if embeddings is not None:
                 check_one_for_each(embeddings, facts.rows, path, "NeighbourGraph")
         self.seed = facts.seed
@@ -193,7 +193,7 @@ class NeighbourGraph(Detector):
 
     def _compared(self, features: Features, guide: str | None) -> tuple[Tensor, Tensor | None]:
         """(rows, F) features, and those of views of some images, if there is an encoder to embed them."""
-        if guide is not None and (embeddings := self._embeddings[guide]) is not None:
+        if guide is not None and (embeddings := self.guides[guide]) is not None:
             return embeddings, None
         if self.modality == "text" and guide is None:
             return features.encoded(modality=self.modality), None

@@ -102,9 +102,8 @@ def with_classifier(task: Task, classes: int, layers: int = 0) -> nn.Sequential:
     encoder = copy.deepcopy(task.encoder)
     for module in encoder.modules():
         if isinstance(module, Encoder):
-            module.frozen_batch_norm = (
-                False  # as published; it is frozen for contrastive training from given weights only
-            )
+            # As published; it is frozen for contrastive training from given weights only.
+            module.frozen_batch_norm = False
     parts: list[nn.Module] = [encoder]
     if layers:
         assert task.head is not None
