@@ -1,5 +1,6 @@
 """Local copies of remote files: bounded, whole, and shared by processes."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -84,8 +85,8 @@ def _use(folder, seed):
         if found is None:
             half = size // 2
             path = cache.write(f"{number}", [data[:half], data[half:]])
-        with cache.alone(f"{number}"):
-            assert path is None or not path.exists() or path.stat().st_size == size
+        with cache.alone(f"{number}"), contextlib.suppress(FileNotFoundError):  # another may make room at any time
+            assert path is None or path.stat().st_size == size
 
 
 def test_processes_share_the_folder(cache):
