@@ -95,16 +95,18 @@ def test_a_comparison_in_one_file(tmp_path, monkeypatch, capsys):
         "test: {class_path: Digits, init_args: {split: test}}\n"
         "method: {class_path: SimCLR, init_args: {encoder: {name: resnet10t, image_size: 8, small_stem: true, arguments: "
         "{channels: [8, 8, 8, 8], layers: [1, 1, 1, 1]}}}}\n"
-        "accelerator: cpu\nepochs: 1\nbatch_size: 64\nseeds: [3]\njobs: 2\nout: cmp\n"
+        "accelerator: cpu\nepochs: 1\nbatch_size: 64\nseeds: [3]\njobs: 2\nout: cmp\nexpected_classes: 10\n"
         "variants:\n"
         "  none:\n"
         "  longer: {epochs: 2, batch_size: 32}\n"
         "  three: {method: {class_path: SimCLR, init_args: {views: 3}}, strategy: attract}\n"
         "  test-split: {data: {init_args: {split: test}}}\n"
+        "  second-pass:\n"
+        "  again: {detector: {class_path: NeighbourGraph, init_args: {guide: [run of none, run of longer]}}, strategy: attract}\n"
     )
     assert main(["compare", "--config", "mine.yaml"]) == 0
     results = {each["variant"]: each for each in json.loads((tmp_path / "cmp/results.json").read_text())}
-    assert list(results) == ["none", "longer", "three", "test-split"]
+    assert {*results} == {"none", "longer", "three", "test-split", "second-pass", "again"}
     assert {each["seed"] for each in results.values()} == {3}
     stored = yaml.safe_load((tmp_path / "cmp/compare.yaml").read_text())["variants"]
     assert (stored["longer"]["epochs"], stored["longer"]["batch_size"], stored["none"]["epochs"]) == (2, 32, 1)
@@ -116,6 +118,14 @@ def test_a_comparison_in_one_file(tmp_path, monkeypatch, capsys):
     )
     facts = json.loads((tmp_path / "cmp/runs/test-split/seed-3/run.json").read_text())
     assert facts["images"] == 360
+    # What compares by other runs of the same seed is trained after them.
+    runs = tmp_path / "cmp/runs"
+    again = yaml.safe_load((runs / "again/seed-3/config.yaml").read_text())["detector"]["init_args"]
+    assert again["guide"] == [f"cmp/runs/{name}/seed-3" for name in ("none", "longer")]
+    assert stored["again"]["detector"]["init_args"]["guide"] == ["run of none", "run of longer"]
+    ended = {name: (runs / name / "seed-3/encoder.safetensors").stat().st_mtime_ns for name in ("none", "longer")}
+    assert (runs / "second-pass/seed-3/config.yaml").stat().st_mtime_ns > ended["none"]
+    assert (runs / "again/seed-3/config.yaml").stat().st_mtime_ns > max(ended.values())
     # A choice of them, by name.
     capsys.readouterr()
     assert main(["compare", "--config", "mine.yaml", "--variants", "longer", "none"]) == 0

@@ -39,6 +39,11 @@ WRONG = {
     "pretrain --data plain --out o": ["--data Folder --data.root plain"],
     "pretrain --data ./plain --out o": ["--data Folder --data.root plain"],
     "pretrain --data Digits --variant fnc-atract --out o": ["did you mean fnc-attract?"],
+    "pretrain --data Digits --expected-classes 10 --variant second-pass --out o": [
+        "another run",
+        "--detector.guide RUN",
+    ],
+    "compare --variants second-pass --out o": ["the run of none", "compare the variant none"],
     "pretrain --data Digits --variant fnc-attract --out o": ["--expected-classes", "the labels say 10"],
     "pretrain --data Digits --expected-classes 10 --variant ifnd --detector Oracle --out o": [
         "--detector",

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
+from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison, with_runs
 from falseneg.errors import UserError
 
 BASE = {"epochs": 2, "augmentation": {"crop_scale": (0.2, 1.0)}, "workers": 0}
@@ -21,6 +21,27 @@ def test_the_runs_come_seed_by_seed(tmp_path):
     assert [(task.variant, task.seed) for task in tasks] == [("none", 0), ("oracle", 0), ("none", 1), ("oracle", 1)]
     assert tasks[2].configuration["seed"] == 1
     assert tasks[2].folder == tmp_path / "runs" / "none" / "seed-1"
+
+
+def guided(by):
+    return {**BASE, "detector": {"class_path": "NeighbourGraph", "init_args": {"guide": [f"run of {by}", "other.npy"]}}}
+
+
+def test_a_variant_uses_the_run_of_another_with_the_same_seed(tmp_path):
+    both = Comparison(BASE, {"second": guided("none"), "none": {**BASE, "detector": "none"}}, [3, 4])
+    second, none = both.tasks(tmp_path)[2:]
+    assert none.after == () and second.after == (none.folder,) == (tmp_path / "runs" / "none" / "seed-4",)
+    assert second.configuration["detector"]["init_args"]["guide"] == [str(none.folder), "other.npy"]
+    assert both.variants["second"] == guided("none")  # what is kept fits every seed
+    assert with_runs(guided("none"), None)["detector"]["init_args"]["guide"] == ["other.npy"]
+    assert with_runs({"guide": ["run of none"], "other": []}, None) == {"guide": None, "other": []}
+
+
+def test_a_variant_without_the_run_that_it_uses_is_refused():
+    with pytest.raises(UserError, match="second uses the run of none; compare the variant none as well"):
+        Comparison(BASE, {"second": guided("none")}, [0])
+    with pytest.raises(UserError, match="(one and two|two and one) cannot use each other's runs"):
+        Comparison(BASE, {"one": guided("two"), "two": guided("one")}, [0])
 
 
 def test_the_folder_remembers_what_is_compared(tmp_path):

@@ -56,6 +56,17 @@ def test_each_run_has_a_process_of_its_own_and_ends_alone(tmp_path):
     assert (tasks[0].epoch, tasks[0].seconds, tasks[0].knn) == (2, 0.5, pytest.approx(0.6))
 
 
+def test_a_run_waits_for_those_that_it_needs(tmp_path):
+    first, broken = task(tmp_path, "first"), task(tmp_path, "broken", "refuse")
+    second, third = task(tmp_path, "second"), task(tmp_path, "third")
+    second.after, third.after = (first.folder,), (first.folder, broken.folder)
+    seen = []
+    run_tasks([third, second, first, broken], toy_runs.train, 4, 1, lambda: seen.append((first.state, second.state)))
+    assert [each.state for each in (first, second, broken, third)] == ["done", "done", "failed", "failed"]
+    assert ("running", "waiting") in seen and not {state for state, later in seen if later == "running"} - {"done"}
+    assert third.error == f"it needs the run in {broken.folder}, which failed" and not third.folder.exists()
+
+
 def test_finished_runs_stay_and_others_go_on(tmp_path):
     first = [task(tmp_path, "whole"), task(tmp_path, "half", "fail")]
     run_tasks(first, toy_runs.train, 1, 1, lambda: None)

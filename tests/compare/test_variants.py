@@ -4,6 +4,7 @@ import pytest
 import falseneg as fn
 from falseneg.cli.configuration import build, resolve, run_settings, with_weights
 from falseneg.cli.parser import run_parser
+from falseneg.compare.comparison import with_runs
 from falseneg.compare.variants import BY_DEFAULT, NAMES, changed, named_variants
 from falseneg.strategy import ATTRACT, ELIMINATE, IGNORE
 
@@ -128,6 +129,7 @@ MADE_OF = {
     "hard-negatives": ("SimCLR", "NoDetection", IGNORE, "HardNegatives"),
     "relative-to-positive": ("SimCLR", "RelativeToPositive", ELIMINATE, "InfoNCE"),
     "neighbour-graph": ("SimCLR", "NeighbourGraph", ELIMINATE, "InfoNCE"),
+    "second-pass": ("SimCLR", "NeighbourGraph", ELIMINATE, "InfoNCE"),
     "wcl": ("SimCLR", "BatchComponents", ATTRACT, "InfoNCE"),
     "oracle": ("SimCLR", "Oracle", ATTRACT, "InfoNCE"),
     "oracle-eliminate": ("SimCLR", "Oracle", ELIMINATE, "InfoNCE"),
@@ -137,7 +139,7 @@ MADE_OF = {
 @pytest.mark.parametrize("name", MADE_OF)
 def test_they_build_what_they_say(name, digits):
     base, images = digits
-    run = build(changed(base, named_variants(base, len(images))[name]), images)
+    run = build(with_runs(changed(base, named_variants(base, len(images))[name]), None), images)
     parts = type(run.method), type(run.detector), run.strategy, type(run.objective)
     assert tuple(getattr(part, "__name__", part) for part in parts) == MADE_OF[name]
     assert ("support" in run.method.streams) == ("fnc" in name)
@@ -150,7 +152,7 @@ def test_those_of_pairs_build_what_they_say():
     options = parser.parse_args(["--config", "clip/emoji"])
     base = {**with_weights(run_settings(parser, options)), "test": None}
     for name, overrides in named_variants(base, 1000).items():
-        run = build(changed(base, overrides), captioned.CaptionedDigits())
+        run = build(with_runs(changed(base, overrides), None), captioned.CaptionedDigits())
         assert isinstance(run.method, fn.CLIP) and ("support" in run.method.streams) == ("fnc" in name)
         if name in OF_PAIRS:
             assert [part.space for part in run.detector.modules() if hasattr(part, "space")] == [

@@ -26,7 +26,7 @@ from falseneg.cli.messages import sentence
 from falseneg.cli.parser import configuration_files, run_parser
 from falseneg.cli.trusting import trust, trusted
 from falseneg.cli.variants import check_known, classes_of
-from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
+from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison, with_runs
 from falseneg.compare.display import display, show_tables
 from falseneg.compare.results import collect, write_results
 from falseneg.compare.summary import ACCURACIES, PRIMARY
@@ -47,8 +47,8 @@ from falseneg.train.run import INCIDENTAL
 
 ABOUT = (
     "Train variants that differ only in how they treat false negatives, with several seeds, and compare them. Without "
-    "options it compares none, FNC, IFND, GloFND and the true labels on handwritten digits in a few minutes. If it is stopped, "
-    "the same command continues where it left off."
+    "options it compares none, FNC, IFND, GloFND, a second pass and the true labels on handwritten digits in a few minutes. If "
+    "it is stopped, the same command continues where it left off."
 )
 OPTIONS: dict[str, dict[str, Any]] = {
     "out": {"type": Path | None, "metavar": "DIR", "help": "the folder of the comparison (default: compare-DATA)"},
@@ -192,6 +192,7 @@ def _seconds_of_an_epoch(comparison: Comparison, images: ImageSet, threads: int)
         for configuration in comparison.variants.values():
             gpu, shared = uses_gpu(configuration), configuration["data"] == base["data"]
             device = device_of(configuration)
+            configuration = with_runs(configuration, None)
             run = build({**configuration, **settled}, train) if shared else build(configuration)
             run.method.to(device)
             total += forecast(run, make_plan(run, gpu, resumed=True, say=lambda _: None), device)[0]
@@ -255,7 +256,7 @@ def _configured(
         configuration = check(settings)
         facts, images = there or open_data(configuration, threads)
         configuration = settle(configuration, facts)
-        build({**configuration, "test": None}, images).check()
+        build({**with_runs(configuration, None), "test": None}, images).check()
     except UserError as error:
         raise UserError(f"variant {name}: {error}") from error
     return configuration

@@ -7,6 +7,7 @@ from typing import Any
 
 from falseneg.cli.configuration import Configuration, check, circumstances, settle
 from falseneg.cli.messages import did_you_mean
+from falseneg.compare.comparison import with_runs
 from falseneg.compare.variants import NAMES, Overrides, changed, named_variants
 from falseneg.data import ImageSet
 from falseneg.errors import UserError
@@ -26,6 +27,11 @@ def as_variant(name: str, configuration: Mapping[str, Any], given: Sequence[str]
     """
     known = named_variants(configuration, len(images))
     check_known(name, NAMES, known, classes_of(images))
+    if with_runs(known[name], None) != known[name]:
+        raise UserError(
+            f"the variant {name} uses another run of the same comparison; compare both with falseneg compare --variants none "
+            f"{name}, or name a finished run with --detector NeighbourGraph --detector.guide RUN"
+        )
     named = {argument.partition("=")[0].partition(".")[0].removeprefix("--") for argument in given}
     for option in sorted((named & {*known[name]}) - {"method"}):
         raise UserError(f"--{option} is what --variant {name} decides; leave one of the two out")

@@ -12,6 +12,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from falseneg.foreign.text import read_yaml
 from falseneg.train.folder import final_figures
 
 ABOUT = "compare.yaml"
+RUN_OF = "run of "
+"""Begins an option of a variant, as in ``guide: run of none``, that stands for another variant's run with the same seed."""
 
 Configuration = Mapping[str, Any]
 
@@ -55,19 +58,56 @@ class Comparison:
             raise UserError("a comparison needs at least one variant and one seed")
         if self.primary not in ACCURACIES:
             raise UserError(f"the primary measure is {self.primary!r}; choose one of {', '.join(ACCURACIES)}")
+        for name, configuration in self.variants.items():
+            for other in _runs_named(configuration):
+                if other not in self.variants:
+                    raise UserError(f"the variant {name} uses the {RUN_OF}{other}; compare the variant {other} as well")
+        try:
+            TopologicalSorter({name: _runs_named(each) for name, each in self.variants.items()}).prepare()
+        except CycleError as error:
+            circle = " and ".join(dict.fromkeys(error.args[1]))
+            raise UserError(f"the variants {circle} cannot use each other's runs; change one of them") from error
 
     def tasks(self, folder: Path) -> list[Task]:
         """The runs, seed by seed, so that an unfinished comparison has whole seeds."""
-        return [
-            Task(name, seed, {**configuration, "seed": seed}, folder / "runs" / name / f"seed-{seed}")
-            for seed in self.seeds
-            for name, configuration in self.variants.items()
-        ]
+        tasks = []
+        for seed in self.seeds:
+            folders = {name: folder / "runs" / name / f"seed-{seed}" for name in self.variants}
+            for name, configuration in self.variants.items():
+                own = {**with_runs(configuration, {other: str(path) for other, path in folders.items()}), "seed": seed}
+                after = tuple(folders[other] for other in _runs_named(configuration))
+                tasks.append(Task(name, seed, own, folders[name], after=after))
+        return tasks
 
     def joined_with(self, earlier: Comparison) -> Comparison:
         """This one and the earlier one in the same folder as one."""
         seeds = [*earlier.seeds, *(seed for seed in self.seeds if seed not in earlier.seeds)]
         return Comparison(self.base, {**earlier.variants, **self.variants}, seeds, self.primary)
+
+
+def with_runs(value: Any, folders: Mapping[str, str] | None) -> Any:
+    """A configuration, or a part of one, with the folders of the runs that it names; without them, if there are none yet."""
+    if isinstance(value, Mapping):
+        return {key: with_runs(item, folders) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        kept = [with_runs(item, folders) for item in value if folders is not None or _variant_of(item) is None]
+        return kept if kept or not value else None
+    name = _variant_of(value)
+    return value if name is None else folders and folders[name]
+
+
+def _runs_named(value: Any) -> list[str]:
+    """The variants whose runs a configuration names."""
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return list(dict.fromkeys(name for part in parts for name in _runs_named(part)))
+    name = _variant_of(value)
+    return [] if name is None else [name]
+
+
+def _variant_of(value: Any) -> str | None:
+    """The variant in "run of VARIANT"; None if it is anything else."""
+    return value.removeprefix(RUN_OF) if isinstance(value, str) and value.startswith(RUN_OF) else None
 
 
 @contextlib.contextmanager

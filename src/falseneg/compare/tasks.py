@@ -48,6 +48,7 @@ class Task:
         seconds: of an epoch, as last measured.
         knn: the latest nearest-neighbour accuracy, in [0, 1].
         error: why it failed, in one sentence.
+        after: folders of the runs that it needs, which end before it starts.
     """
 
     variant: str
@@ -59,6 +60,7 @@ class Task:
     seconds: float | None = None
     knn: float | None = None
     error: str | None = None
+    after: tuple[Path, ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -107,7 +109,7 @@ def run_tasks(tasks: Sequence[Task], train: Train, jobs: int, threads: int, show
     with _terminating_is_interrupting():
         try:
             while running or any(task.state == "waiting" for task in tasks):
-                for task in [task for task in tasks if task.state == "waiting"][: jobs - len(running)]:
+                for task in _startable(tasks)[: jobs - len(running)]:
                     task.state = "running"
                     running.append((task, *start(task)))
                 show()
@@ -121,6 +123,16 @@ def run_tasks(tasks: Sequence[Task], train: Train, jobs: int, threads: int, show
         except BaseException:
             _stop([process for _, process, _ in running])
             raise
+
+
+def _startable(tasks: Sequence[Task]) -> list[Task]:
+    """Those that wait for no other run; what waits for one that failed, fails."""
+    state = {task.folder: task.state for task in tasks}
+    waiting = [task for task in tasks if task.state == "waiting"]
+    for task in waiting:
+        if failed := next((folder for folder in task.after if state[folder] == "failed"), None):
+            task.state, task.error = "failed", f"it needs the run in {failed}, which failed"
+    return [task for task in waiting if all(state[folder] == "done" for folder in task.after)]
 
 
 def _method() -> str:
