@@ -43,6 +43,8 @@ WRONG = {
         "another run",
         "--detector.guide RUN",
     ],
+    "pretrain --data Digits --variant moco-fnc-attract --out o": ["--expected-classes", "the labels say 10"],
+    "pretrain --data Digits --expected-classes 10 --variant same-text --out o": ["is for images with captions"],
     "compare --variants second-pass --out o": ["the run of none", "compare the variant none"],
     "pretrain --data Digits --variant fnc-attract --out o": ["--expected-classes", "the labels say 10"],
     "pretrain --data Digits --expected-classes 10 --variant ifnd --detector Oracle --out o": [

@@ -214,12 +214,13 @@ def _chosen(
     """
     classes, known = classes_of(images), named_variants(base, len(images))
     usual = [name for name in BY_DEFAULT if classes or not name.startswith("oracle")]
-    if asked is None and usual != list(BY_DEFAULT):
+    usual = [name for name in usual if name != "second-pass" or not two_towers(base)]
+    if asked is None and not classes:
         print("the images have no labels, so there is no oracle to compare with")
     chosen = {}
     for name in map(str, usual if asked is None else asked):
         if name not in own:
-            check_known(name, [*NAMES, *own], known, classes)
+            check_known(name, [*NAMES, *own], known, classes, two_towers(base))
         chosen[name] = own.get(name, known.get(name, {}))
     return chosen
 

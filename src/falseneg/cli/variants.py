@@ -8,7 +8,7 @@ from typing import Any
 from falseneg.cli.configuration import Configuration, check, circumstances, settle
 from falseneg.cli.messages import did_you_mean
 from falseneg.compare.comparison import with_runs
-from falseneg.compare.variants import NAMES, Overrides, changed, named_variants
+from falseneg.compare.variants import NAMES, Overrides, changed, named_variants, two_towers
 from falseneg.data import ImageSet
 from falseneg.errors import UserError
 
@@ -26,7 +26,7 @@ def as_variant(name: str, configuration: Mapping[str, Any], given: Sequence[str]
         UserError: there is no such variant, it cannot work with these images, or an option contradicts it.
     """
     known = named_variants(configuration, len(images))
-    check_known(name, NAMES, known, classes_of(images))
+    check_known(name, NAMES, known, classes_of(images), two_towers(configuration))
     if with_runs(known[name], None) != known[name]:
         raise UserError(
             f"the variant {name} uses another run of the same comparison; compare both with falseneg compare --variants none "
@@ -43,7 +43,9 @@ def classes_of(images: ImageSet) -> int | None:
     return None if images.labels is None else len(images.labels[images.labels >= 0].unique())
 
 
-def check_known(name: str, every: Sequence[str], known: Mapping[str, Overrides], classes: int | None) -> None:
+def check_known(
+    name: str, every: Sequence[str], known: Mapping[str, Overrides], classes: int | None, pairs: bool
+) -> None:
     """Refuse a variant that does not exist, or that cannot work with these images.
 
     Args:
@@ -51,15 +53,15 @@ def check_known(name: str, every: Sequence[str], known: Mapping[str, Overrides],
         every: the names that could be chosen.
         known: those that come with the package and can be made.
         classes: among the labels; None without labels.
+        pairs: whether images are compared with texts.
     """
     if name not in NAMES:
         raise UserError(f"there is no variant {name}{did_you_mean(name, every)}; choose one of {', '.join(every)}")
     if name.startswith("oracle") and not classes:
         raise UserError(f"the variant {name} needs labels, and these images have none; leave it out")
-    if name not in known and name.startswith(("moco", "same-")):
+    if name not in known and name.startswith(("moco", "second-pass") if pairs else "same-"):
         raise UserError(
-            f"the variant {name} is for {'images alone' if name.startswith('moco') else 'images with captions'}; leave it out, "
-            "or change --method"
+            f"the variant {name} is for {'images alone' if pairs else 'images with captions'}; leave it out, or change --method"
         )
     if name not in known:
         hint = f" (the labels say {classes})" if classes else ""

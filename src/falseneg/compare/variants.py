@@ -45,7 +45,7 @@ def named_variants(base: Mapping[str, Any], images: int) -> dict[str, Overrides]
     FNC (Huynh et al. 2022, section 4.3) does best with the 8 most similar of 8,190 candidates in 1,000 classes for
     elimination, which is one over the number of classes, and with half as many for attraction. IFND and GloFND keep the
     configuration's method, so that only the treatment of false negatives differs. Two towers have variants that compare
-    texts with texts, and images with images, and none with a memory bank.
+    texts with texts, and images with images, and none with a memory bank or a second pass.
 
     Args:
         base: the configuration that all variants share, with nothing left open. Without ``expected_classes``, the
@@ -104,11 +104,11 @@ def _of_classes(base: Mapping[str, Any], images: int) -> dict[str, Overrides]:
         "shared-threshold": _treatment(shared, "eliminate-renormalised"),
         "sogclr-glofnd": {"objective": _sogclr(base)} | _treatment(learned, "eliminate"),
         "neighbour-graph": _treatment(_part("NeighbourGraph"), "eliminate"),
-        "second-pass": _treatment(_second_pass(base["expected_classes"]), "eliminate"),
         "debiased": _without_detector(_part("Debiased", class_prior=share)),
         "hard-negatives": _without_detector(_part("HardNegatives", class_prior=share)),
     }
     if not two_towers(base):
+        variants["second-pass"] = _treatment(_second_pass(base["expected_classes"]), "eliminate")
         return variants | {"moco-fnc-attract": {"method": _moco(base, images, support_views)} | attract}
     for kind in ("text", "image"):
         similar = _part("StartAt", detector=_part("BatchQuantile", alpha=share, space=kind), at=GLOFND_START)
