@@ -132,6 +132,19 @@ def test_a_comparison_in_one_file(tmp_path, monkeypatch, capsys):
     assert "2 of 2 runs are finished already" in capsys.readouterr().out
 
 
+def test_all_may_use_the_run_of_one(tmp_path, monkeypatch, capsys):
+    """The detector that all variants share names a run, and one of them has another detector."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shared.yaml").write_text(
+        "detector: {class_path: NeighbourGraph, init_args: {guide: run of none, attract: 0.0}}\nstrategy: eliminate\n"
+        "variants:\n  none: {detector: NoDetection, strategy: ignore}\n  guided: {strategy: attract}\n"
+    )
+    files = ["--config", "digits", "--config", "shared.yaml", "--variants", "guided", "none"]
+    assert main(["compare", *files, "--seeds", "0", "--epochs", "1", *SMALL, "--out", "cmp"]) == 0
+    assert "estimate: " in capsys.readouterr().out
+    assert {each["variant"] for each in json.loads((tmp_path / "cmp/results.json").read_text())} == {"none", "guided"}
+
+
 def test_own_variants_one_of_which_fails(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])

@@ -34,14 +34,18 @@ def test_a_variant_uses_the_run_of_another_with_the_same_seed(tmp_path):
     assert second.configuration["detector"]["init_args"]["guide"] == [str(none.folder), "other.npy"]
     assert both.variants["second"] == guided("none")  # what is kept fits every seed
     assert with_runs(guided("none"), None)["detector"]["init_args"]["guide"] == ["other.npy"]
-    assert with_runs({"guide": ["run of none"], "other": []}, None) == {"guide": None, "other": []}
+    assert with_runs({"detector": {"guide": ["run of none"], "other": []}}, None) == {
+        "detector": {"guide": None, "other": []}
+    }
 
 
 def test_a_variant_without_the_run_that_it_uses_is_refused():
     with pytest.raises(UserError, match="second uses the run of none; compare the variant none as well"):
         Comparison(BASE, {"second": guided("none")}, [0])
-    with pytest.raises(UserError, match="(one and two|two and one) cannot use each other's runs"):
-        Comparison(BASE, {"one": guided("two"), "two": guided("one")}, [0])
+    for others in ({"one": "two", "two": "one"}, {"one": "one"}):
+        with pytest.raises(UserError, match=r"a run cannot use itself, directly or through others \((one|two)"):
+            Comparison(BASE, {name: guided(other) for name, other in others.items()}, [0])
+    Comparison(BASE, {"none": {**BASE, "data": {"init_args": {"root": "run of horses"}}}}, [0])  # a folder of photos
 
 
 def test_the_folder_remembers_what_is_compared(tmp_path):

@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 import falseneg as fn
 from falseneg.detectors import neighbour_graph
 from falseneg.graph import spectral_coordinates
+from falseneg.train.checkpoint import settings_of
 
 ROWS = 80
 
@@ -214,6 +215,20 @@ def test_of_several_guides_the_mean_cosine_counts(tmp_path):
     alike = [table @ table.T for table in (expected, *tables)]
     assert torch.allclose(alike[0], alike[1], atol=1e-4)
     assert not any(torch.allclose(alike[1], other, atol=0.1) for other in alike[2:])
+
+
+def test_a_run_goes_on_when_its_guide_lies_elsewhere(tmp_path, monkeypatch):
+    np.save(tmp_path / "guide.npy", np.random.default_rng(0).standard_normal((ROWS, 5)))
+    monkeypatch.chdir(tmp_path)
+    near, far, other = (
+        settings_of(fn.NeighbourGraph(**options), "detector")
+        for options in (
+            {"guide": "guide.npy"},
+            {"guide": tmp_path / "guide.npy"},
+            {"guide": "guide.npy", "attract": 0.1},
+        )
+    )
+    assert near == far and other != near
 
 
 def test_several_encoders_as_guides_agree_together(tmp_path):

@@ -114,7 +114,7 @@ def line(epoch, precision, chance=0.1, share=0.05):
         ([{"epoch": 1, "share_flagged": 0.0, "chance": 0.1}], "Nothing was flagged: this"),
         (
             [{"epoch": 1, "share_flagged": 0.0, "graph agreement": 0.21}],
-            "flagged, for two graphs made of different views agree by 21% only: this is",
+            "flagged, for two graphs made of different views agree on 21% of the pairs only: this is",
         ),
     ],
 )

@@ -185,7 +185,7 @@ def _seconds_of_an_epoch(comparison: Comparison, images: ImageSet, threads: int)
     before, total = torch.get_num_threads(), 0.0
     base = comparison.base
     # What is learned from is found once, and then nothing is left to look through or to set aside.
-    train = make_plan(build(base, images), uses_gpu(base), resumed=True, say=lambda _: None).train
+    train = make_plan(build(with_runs(base, None), images), uses_gpu(base), resumed=True, say=lambda _: None).train
     settled = {"skip_unreadable": False, "holdout": 0.0, "test": None, "evaluate_every": None}
     torch.set_num_threads(threads)
     try:

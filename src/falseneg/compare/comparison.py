@@ -27,7 +27,7 @@ from falseneg.train.folder import final_figures
 
 ABOUT = "compare.yaml"
 RUN_OF = "run of "
-"""Begins an option of a variant, as in ``guide: run of none``, that stands for another variant's run with the same seed."""
+"""Begins an option of a detector, as in ``guide: run of none``, that stands for another variant's run with the same seed."""
 
 Configuration = Mapping[str, Any]
 
@@ -58,15 +58,18 @@ class Comparison:
             raise UserError("a comparison needs at least one variant and one seed")
         if self.primary not in ACCURACIES:
             raise UserError(f"the primary measure is {self.primary!r}; choose one of {', '.join(ACCURACIES)}")
-        for name, configuration in self.variants.items():
-            for other in _runs_named(configuration):
+        needed = {name: _runs_named(configuration) for name, configuration in self.variants.items()}
+        for name, others in needed.items():
+            for other in others:
                 if other not in self.variants:
                     raise UserError(f"the variant {name} uses the {RUN_OF}{other}; compare the variant {other} as well")
         try:
-            TopologicalSorter({name: _runs_named(each) for name, each in self.variants.items()}).prepare()
+            TopologicalSorter(needed).prepare()
         except CycleError as error:
-            circle = " and ".join(dict.fromkeys(error.args[1]))
-            raise UserError(f"the variants {circle} cannot use each other's runs; change one of them") from error
+            circle = ", ".join(dict.fromkeys(error.args[1]))
+            raise UserError(
+                f"a run cannot use itself, directly or through others ({circle}); change one variant"
+            ) from error
 
     def tasks(self, folder: Path) -> list[Task]:
         """The runs, seed by seed, so that an unfinished comparison has whole seeds."""
@@ -85,24 +88,35 @@ class Comparison:
         return Comparison(self.base, {**earlier.variants, **self.variants}, seeds, self.primary)
 
 
-def with_runs(value: Any, folders: Mapping[str, str] | None) -> Any:
-    """A configuration, or a part of one, with the folders of the runs that it names; without them, if there are none yet."""
+def with_runs(configuration: Configuration, folders: Mapping[str, str] | None) -> dict[str, Any]:
+    """A configuration with the folders of the runs that its detector names; without them, if there are none yet."""
+    result = dict(configuration)
+    if "detector" in result:
+        result["detector"] = _replaced(result["detector"], folders)
+    return result
+
+
+def _replaced(value: Any, folders: Mapping[str, str] | None) -> Any:
     if isinstance(value, Mapping):
-        return {key: with_runs(item, folders) for key, item in value.items()}
+        return {key: _replaced(item, folders) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        kept = [with_runs(item, folders) for item in value if folders is not None or _variant_of(item) is None]
+        kept = [_replaced(item, folders) for item in value if folders is not None or _variant_of(item) is None]
         return kept if kept or not value else None
     name = _variant_of(value)
     return value if name is None else folders and folders[name]
 
 
-def _runs_named(value: Any) -> list[str]:
-    """The variants whose runs a configuration names."""
+def _runs_named(configuration: Configuration) -> list[str]:
+    """The variants whose runs the detector of a configuration names."""
+    return list(dict.fromkeys(_variants_in(configuration.get("detector"))))
+
+
+def _variants_in(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping | list | tuple):
-        parts = value.values() if isinstance(value, Mapping) else value
-        return list(dict.fromkeys(name for part in parts for name in _runs_named(part)))
-    name = _variant_of(value)
-    return [] if name is None else [name]
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _variants_in(part)
+    elif (name := _variant_of(value)) is not None:
+        yield name
 
 
 def _variant_of(value: Any) -> str | None:

@@ -81,8 +81,8 @@ def tables(summary: Summary) -> tuple[Table, ...]:
         ),
         _table(
             "Cost",
-            "To none: until a variant first reaches the last kNN accuracy of none; blank if never. A run that uses another run "
-            "takes that one's time as well.",
+            "To none: until a variant first reaches the last kNN accuracy of none; blank if never. The time of a run "
+            "that another one uses is not counted there again.",
             [
                 ("seconds per epoch", "seconds_per_epoch", _number),
                 ("peak MiB", "peak_memory_mib", _number),

@@ -18,14 +18,17 @@ NAMES = (
 )
 """All variants that have a name."""
 BY_DEFAULT = ("none", "fnc-eliminate", "ifnd", "glofnd", "second-pass", "oracle-eliminate")
-"""Those that are compared when none is named: the papers' and the best found here, all by elimination, so that one oracle shows the gap.
+"""Those that are compared when none is named: the papers' by elimination, so that one oracle shows the gap of each, and a second pass.
+
+The latter attracts most of what it flags, and so may close more than the gap of elimination.
 
 On digits FNC's attraction spreads twice as much as the others and blurs what can be seen of them.
 """
 AGREEMENT = 0.35
 """Of two graphs of a run, made of different views: below, a second pass does nothing.
 
-On data where the graph is worth acting on it is .45 and more, where it is not .29 and less (docs/which-detector.md).
+It errs on the safe side: where the graph was right in a third or less it was .29 at most, where acting helped .28 and more
+(docs/which-detector.md).
 """
 TWO_TOWERS = ("falseneg.CLIP", "falseneg.OpenCLIP")
 """Methods that compare images with texts."""

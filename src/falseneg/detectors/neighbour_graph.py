@@ -106,7 +106,8 @@ class NeighbourGraph(Detector):
         if guide is not None and not named:
             raise UserError("NeighbourGraph: guide is an empty list; give at least one, or leave it out")
         files = [str(_file_of(Path(each))) for each in named]
-        self.guides = {file: self._checked(file) for file in files}
+        # Not among what a resumed run has to share: it may lie elsewhere by then, and its graph is made.
+        self._guides = {file: self._checked(file) for file in files}
 
     def prepare(self, facts: Facts) -> None:
         """Make room for the coordinates.
@@ -126,7 +127,7 @@ class NeighbourGraph(Detector):
                 f"NeighbourGraph: {self.neighbours} neighbours and {self.eigenvectors} eigenvectors take at least {least} "
                 f"images, and there are {facts.rows}; give smaller numbers"
             )
-        for path, embeddings in self.guides.items():
+        for path, embeddings in self._guides.items():
             if embeddings is not None:
                 check_one_for_each(embeddings, facts.rows, path, "NeighbourGraph")
         self.seed = facts.seed
@@ -143,7 +144,7 @@ class NeighbourGraph(Detector):
         """
         if clock.epoch not in self._epochs(clock):
             return
-        guides: list[str | None] = [*self.guides] or [None]
+        guides: list[str | None] = [*self._guides] or [None]
         compared = [self._compared(features, guide) for guide in guides]
         for points, _ in compared:
             check_points(points)
@@ -168,7 +169,7 @@ class NeighbourGraph(Detector):
         if not self.agreement:
             return thresholds
         now = agreed >= self.agreement
-        before = now if self.guides else float(self.agreed) >= self.agreement  # a guide has one graph only
+        before = now if self._guides else float(self.agreed) >= self.agreement  # a guide has one graph only
         return torch.where(torch.tensor([before and now, now]), thresholds, CLOSED)
 
     def _checked(self, guide: str) -> Tensor | None:
@@ -193,7 +194,7 @@ class NeighbourGraph(Detector):
 
     def _compared(self, features: Features, guide: str | None) -> tuple[Tensor, Tensor | None]:
         """(rows, F) features, and those of views of some images, if there is an encoder to embed them."""
-        if guide is not None and (embeddings := self.guides[guide]) is not None:
+        if guide is not None and (embeddings := self._guides[guide]) is not None:
             return embeddings, None
         if self.modality == "text" and guide is None:
             return features.encoded(modality=self.modality), None

@@ -138,7 +138,11 @@ def _of_flags(run: RunRecord) -> list[str]:
     last = run.last
     if not last.get("share_flagged"):
         agreed = last.get("graph agreement")
-        why = "" if agreed is None else f", for two graphs made of different views agree by {percent(agreed)} only"
+        why = (
+            ""
+            if agreed is None
+            else f", for two graphs made of different views agree on {percent(agreed)} of the pairs only"
+        )
         return [f"Nothing was flagged{why}: this is the plain loss."]
     flagged = f"In the last epoch, {percent(last['share_flagged'])} of the negatives were flagged as false"
     precision, chance = last.get("precision"), last.get("chance")
