@@ -58,7 +58,7 @@ class Duplicates:
 
     def near_groups(self) -> list[list[int]]:
         """Groups of rows that hang together by near pairs, the largest first; of equal size, by their first row."""
-        return _components(self.near.tolist())
+        return _components(self.near)
 
 
 def usual_threshold(own_cosines: Tensor) -> float:
@@ -93,9 +93,11 @@ def find(
     found, first = np.unique(found, axis=0, return_index=True)
     score = cosines[row, place][first].astype(np.float32)
     exact = _with_same_pixels(images, equal_bytes, found[score > SAME_PIXELS])
-    group_of = {row: number for number, group in enumerate(exact) for row in group}
-    other = [group_of.get(one, -1) != group_of.get(two, -2) for one, two in found.tolist()]
-    near = np.array(other, dtype=bool) & (score > threshold)
+    group_of = np.full(len(cosines), -1)
+    for number, group in enumerate(exact):
+        group_of[group] = number
+    one, two = group_of[found].T
+    near = ((one != two) | (one < 0)) & (score > threshold)
     found, score = found[near], score[near]
     order = np.argsort(-score, kind="stable")
     return Duplicates(tuple(map(tuple, exact)), found[order], score[order], threshold)
@@ -119,7 +121,7 @@ def _same_pixels(images: ImageSet, one: int, other: int) -> bool:
         return False
 
 
-def _components(pairs: Sequence[Sequence[int]]) -> list[list[int]]:
+def _components(pairs: np.ndarray | Sequence[Sequence[int]]) -> list[list[int]]:
     """Groups of numbers that hang together by pairs, the largest first; each in rising order."""
     from scipy import sparse
 
