@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 import yaml  # type: ignore[import-untyped]
-from torch import Tensor
+from torch import Tensor, nn
 
-from falseneg import Encoder
+from falseneg import Clock, Facts, NeighbourGraph
 from falseneg.data import Augmentation, Digits, Folder, ImageSet, Parquet, ViewSet
 from falseneg.evaluation import extract_features
-from falseneg.graph import agreement, nearest, quantiles_of_pairs, spectral_coordinates, whitened
+from falseneg.graph import quantiles_of_pairs
 from falseneg.train.embeddings import AT_ONCE, embed_views
 
 
@@ -29,14 +29,20 @@ def opened(data: str) -> ImageSet:
     return Folder(data) if Path(data).is_dir() else Parquet(data)
 
 
-def views_of(encoder: Encoder, images: ImageSet, augmentation: dict[str, object]) -> Tensor:
-    """(n, 2, F) features of two views of each image."""
-    made = Augmentation(**{**augmentation, "size": encoder.image_size})  # type: ignore[arg-type]
-    keys = [[(0, row) for row in piece.tolist()] for piece in torch.arange(len(images)).split(AT_ONCE // 2)]
-    with closing(
-        embed_views(encoder, ViewSet(images, {"image": [made] * 2}, 0), keys, 0, torch.device("cpu"))
-    ) as found:
-        return torch.cat(list(found))
+class Passes:
+    """What the detector asks a training for, without one."""
+
+    def __init__(self, images: ImageSet, augmentation: Augmentation) -> None:
+        self.images, self.augmentation = images, augmentation
+
+    def encoded(self, encoder: nn.Module, modality: str = "image") -> Tensor:
+        return extract_features(encoder, self.images, encoder.image_size)
+
+    def of_views(self, row: Tensor, views: int, encoder: nn.Module) -> Tensor:
+        made = ViewSet(self.images, {"image": [self.augmentation.for_size(encoder.image_size)] * views}, 0)
+        keys = [[(0, each) for each in piece.tolist()] for piece in row.split(AT_ONCE // views)]
+        with closing(embed_views(encoder, made, keys, 0, torch.device("cpu"))) as found:
+            return torch.cat(list(found))
 
 
 def main() -> None:
@@ -50,21 +56,12 @@ def main() -> None:
     options = parser.parse_args()
     images, share = opened(options.data), 1 / options.kinds
     number = options.eigenvectors or options.kinds + options.kinds // 5
-    augmentation = yaml.safe_load(options.config.read_text())["augmentation"]
-    whole, halves = [], ([], [])  # type: tuple[list[Tensor], tuple[list[Tensor], list[Tensor]]]
-    for path in options.encoders:
-        encoder = Encoder.load(path).eval()
-        views = views_of(encoder, images, augmentation)
-        whole.append(whitened(extract_features(encoder, images, encoder.image_size), views))
-        for half in (0, 1):
-            halves[half].append(whitened(views[:, half], views))
-
-    def coordinates(unit: list[Tensor]) -> Tensor:
-        return spectral_coordinates(*nearest(torch.cat(unit, dim=1) / len(unit) ** 0.5, options.neighbours), number)
-
-    one, other = map(coordinates, halves)
-    print(f"agreement {agreement(one, other, share / 2, 0):.3f}")
-    table, labels = coordinates(whole), images.labels
+    augmentation = Augmentation(**yaml.safe_load(options.config.read_text())["augmentation"])
+    detector = NeighbourGraph(options.neighbours, number, share, guide=options.encoders)
+    detector.prepare(Facts(len(images), 0))
+    detector.start_epoch(Passes(images, augmentation), Clock(0, 1, 1))  # type: ignore[arg-type]
+    print(f"agreement {detector.figures()['graph agreement']:.3f}")
+    table, labels = detector.table[:-1], images.labels
     assert labels is not None
     same = labels[:, None] == labels
     pairs = torch.ones(len(table), len(table), dtype=torch.bool).triu(1)
