@@ -38,7 +38,11 @@ METHODS = {
     "MoCo": lambda encoder: fn.MoCo(
         encoder, head_dim=16, head_batch_norm=False, bank=70, momentum=0.9, support_views=1
     ),
+    "CLIP": lambda encoder: fn.CLIP(
+        encoder, fn.TextEncoder(width=16, layers=2, heads=2, context_length=12), dim=16, support_texts=1
+    ),
 }
+PAIRS = {"data": captioned.CaptionedDigits(), "test": captioned.CaptionedDigits("test", 60)}
 FORMS = {
     "FNC": lambda: (fn.SupportSet(top_k=4), fn.InfoNCE(), fn.LearnedTemperature()),
     "GloFND": lambda: (fn.GlobalThreshold(0.1), fn.GlobalContrastive(rho=0.3), fn.IndividualTemperature()),
@@ -54,12 +58,12 @@ def run_of(method="SimCLR", form="FNC", **options):
     encoder = tiny_encoder(norm_layer="layernorm2d", drop_rate=0.0, drop_path_rate=0.0)
     detector, objective, temperature = FORMS[form]()
     usual = {"batch_size": 33, "accelerator": "cpu", "checkpoint_every": None, "evaluate_every": "100%"}
+    usual |= {"optimiser": SGD(0.02)} | (PAIRS if method == "CLIP" else {})
     return tiny_run(
         method=METHODS[method](encoder).double(),  # in float32 another order of sums would flag other pairs
         detector=detector,
         objective=objective,
         temperature=temperature.double(),
-        optimiser=SGD(0.02),
         **{**usual, **options},
     )
 
@@ -142,6 +146,22 @@ def note_rows(path):
     loop.step = step
 
 
+def note_shares(path):
+    """Write down how many numbers of weights and of the optimiser's state this process holds after a step, and of how many."""
+    plain = loop.step
+
+    def step(session, batch):
+        stepped = plain(session, batch)
+        state = session.learner.optimiser.state_dict()["state"]
+        tensors = [*session.learner.method.parameters(), *(each for one in state.values() for each in one.values())]
+        tensors = [each for each in tensors if isinstance(each, torch.Tensor) and each.ndim]
+        held = sum(getattr(each, "_local_tensor", each).numel() for each in tensors)
+        path.write_text(json.dumps([held, sum(each.numel() for each in tensors)]))
+        return stepped
+
+    loop.step = step
+
+
 def free_port():
     with socket.socket() as each:
         each.bind(("127.0.0.1", 0))
@@ -168,7 +188,7 @@ def rows_of(noted):
     return {step: sorted(rows) for step, rows in steps.items()}
 
 
-def train(folder, variables, log, resume=False, wait=None, fault=None, rows=None, build=run_of, **options):
+def train(folder, variables, log, resume=False, wait=None, fault=None, rows=None, shares=None, build=run_of, **options):
     """What one of the processes does; what it says goes to a file."""
     os.environ.update({"OMP_NUM_THREADS": "1", **variables})
     with open(log, "w") as file:
@@ -182,6 +202,8 @@ def train(folder, variables, log, resume=False, wait=None, fault=None, rows=None
         at_step(*fault)
     if rows is not None:
         note_rows(rows)
+    if shares is not None:
+        note_shares(shares)
     try:
         fit(build(**options), folder, resume=resume)
     except fn.UserError as error:

@@ -117,7 +117,7 @@ def test_a_run_goes_on_with_other_processes(launch, tmp_path, method, form):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(13))
 def test_killed_many_times_with_other_processes_between(machines, tmp_path, seed):
     """Eight times in a run, at random moments, one process or all, by signals that can and cannot be heard."""
     draw = random.Random(seed)
@@ -127,6 +127,7 @@ def test_killed_many_times_with_other_processes_between(machines, tmp_path, seed
     folder, killed, noted = tmp_path / "run", 0, []
     for attempt in range(9):
         world = draw.choice([1, 2, 3])
+        options["fsdp"] = world > 1 and draw.random() < 0.3
         resume = (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
         noted.append([tmp_path / f"rows{attempt}of{rank}" for rank in range(world)])
         own = noted[-1]

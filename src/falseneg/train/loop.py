@@ -25,6 +25,7 @@ from falseneg.train.observers import Figures, Observer
 from falseneg.train.optimisers import rate_factor
 from falseneg.train.progress import duration
 from falseneg.train.session import Session, Stepped
+from falseneg.train.sharding import whole
 from falseneg.train.state import save
 from falseneg.train.step import NotFinite, start_fetching, training_step
 
@@ -68,7 +69,7 @@ class _Epoch:
         started = time.perf_counter()
         epoch, start_batch = divmod(session.clock.step, session.clock.steps_per_epoch)
         if start_batch == 0:
-            with uncompiled(session.run.compile_encoder):
+            with uncompiled(session.run.compile_encoder), whole(session):
                 for observer in self.observers:
                     observer.start_epoch(session)
                 session.wait_for_first()
@@ -206,7 +207,7 @@ def after_step(session: Session, observers: Sequence[Observer], stepped: Stepped
         for observer in observers:
             observer.after_step(session, stepped)
     if clock.step % clock.steps_per_epoch == 0:
-        with uncompiled(run.compile_encoder):
+        with uncompiled(run.compile_encoder), whole(session):
             _end_epoch(session, observers, before.epoch + 1)
     keep = due(run.keep_every, before.step, clock)
     if keep or due(run.checkpoint_every, before.step, clock) or clock.step == clock.total_steps:

@@ -52,6 +52,7 @@ from falseneg.train.processes import LongWait, check_agreement, connect
 from falseneg.train.progress import Progress, Silent, default_progress
 from falseneg.train.run import Run
 from falseneg.train.session import Session
+from falseneg.train.sharding import blank_copy, whole
 from falseneg.train.state import SEED_OF_RANK, load
 from falseneg.train.step import EncodeBatch, Learner
 
@@ -100,7 +101,7 @@ def fit(
         with determinism(run.deterministic, about(folder).get("threads") if resume else None):
             session, observers = _start(run, folder, resume, configuration, fabric, shown)
             train(session, observers)
-            with uncompiled(run.compile_encoder):
+            with uncompiled(run.compile_encoder), whole(session):
                 return _finish(session, observers)
 
 
@@ -160,15 +161,20 @@ def _learner(run: Run, plan: Plan, criterion: nn.Module, fabric: Fabric) -> Lear
     if fabric.world_size > 1 and wanted:
         # Statistics of a rank's own views would let the encoder tell positives by them (SimCLR, section 2.2).
         nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    blank = blank_copy(method) if run.fsdp else None
     encoding = fabric.setup_module(EncodeBatch(method))
     criterion.to(fabric.device)
-    optimiser = fabric.setup_optimizers(run.optimiser.build([method, criterion], plan.batch_size))
+    built = run.optimiser.build([method, criterion], plan.batch_size)
+    if run.fsdp and any(each.requires_grad for each in criterion.parameters()):
+        for group in built.param_groups:
+            group["foreach"] = False  # no operation takes sharded and other parameters at once
+    optimiser = fabric.setup_optimizers(built)
     if fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(fabric.device)
     else:
         with contextlib.suppress(OSError):  # so that the peak is this run's, on Linux
             Path("/proc/self/clear_refs").write_text("5")
-    return Learner(fabric, method, encoding, criterion, optimiser)  # type: ignore[arg-type]
+    return Learner(fabric, method, encoding, criterion, optimiser, blank)  # type: ignore[arg-type]
 
 
 def _open_files(

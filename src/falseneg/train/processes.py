@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import distributed as dist
 
 from falseneg.errors import UserError
+from falseneg.train.sharding import sharding_strategy
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -144,9 +145,15 @@ def connect(run: Run) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     # Of a 1 x 1 convolution: its gradient may lie in memory in more than one order, and is copied.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+    # Of what is encoded, a view, which nothing here changes in place.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module \(FSDPEncodeBatch\)")
     accelerator = "cuda" if run.accelerator == "gpu" else run.accelerator
     wanted = processes_of(run.devices, run.nodes)
-    strategy = "auto" if wanted.number == 1 else "ddp"
+    if run.fsdp and wanted.number == 1:
+        raise UserError(
+            "fsdp shards the network over several processes, and there is one; give --devices or --nodes, or leave it out"
+        )
+    strategy = "auto" if wanted.number == 1 else sharding_strategy(wanted.number) if run.fsdp else "ddp"
     try:
         return Fabric(
             accelerator=accelerator,

@@ -39,6 +39,7 @@ INCIDENTAL = (
         "checkpoint_every",
         "keep_every",
         "compile_encoder",
+        "fsdp",
     ),
 )
 """Settings that a run may change when it is continued, because no weight depends on them, except for rounding."""
@@ -103,6 +104,8 @@ class Run:
             compiler: the same results, up to rounding. Measuring is not compiled. On a CPU a ResNet-18 is no faster for it.
         sync_batch_norm: BatchNorm takes its statistics over all processes (CUDA only); null does so with several of them,
             unless the method shuffles BatchNorm.
+        fsdp: weights, gradients and the optimiser's state are sharded over the processes, each of which holds a share (fully
+            sharded data parallel): for networks that are too large for a device. The same training, up to rounding.
         skip_unreadable: leave images out that cannot be read, and count them, instead of stopping before training.
         check_duplicates: look for exact duplicate images before training; they are certain false negatives.
         loggers: further loggers beside metrics.jsonl: "tensorboard", "wandb".
@@ -147,6 +150,7 @@ class Run:
     expected_classes: int | None = None
     compile_encoder: bool = False
     sync_batch_norm: bool | None = None
+    fsdp: bool = False
     skip_unreadable: bool = False
     check_duplicates: bool = True
     loggers: Sequence[str] = ()
@@ -206,6 +210,9 @@ class Run:
         _choose("precision", self.precision, PRECISIONS)
         _choose("evaluate", self.evaluate, ("now", "later"))
         _choose("accelerator", self.accelerator, ("auto", "cpu", "cuda", "gpu", "mps"))
+        if self.fsdp and (self.compile_encoder or self.precision == "16-mixed"):
+            other = "compile_encoder" if self.compile_encoder else "precision '16-mixed'"
+            raise UserError(f"fsdp does not go together with {other}; leave one of the two out")
         cuda = torch.cuda.is_available() and self.accelerator in ("auto", "cuda", "gpu")
         if self.precision == "16-mixed" and not cuda:
             raise UserError("precision is '16-mixed', which needs a CUDA device; use 'bf16-mixed' or '32-true'")

@@ -12,6 +12,7 @@ from falseneg.train.checkpoint import LAST, load_module, random_states, restore_
 from falseneg.train.names import CHECKPOINTS
 from falseneg.train.observers import Observer
 from falseneg.train.session import Session
+from falseneg.train.sharding import gathered, scattered, scattered_optimiser
 
 SEED_OF_RANK = 1_000_003
 """Between the seeds of two ranks, which draw apart: what the encoder drops, for instance."""
@@ -28,15 +29,15 @@ def save(session: Session, observers: Sequence[Observer], names: Sequence[str] =
     Raises:
         UserError: it cannot be written; the one before stays.
     """
-    learner = session.learner
+    learner, first = session.learner, session.metrics is not None
     state = {
         "settings": session.settings,
         "step": session.clock.step,
         "seconds": session.seconds,
         "skipped": session.skipped,
-        "method": learner.method.state_dict(),
+        "method": gathered(learner.method.state_dict(), first),
         "criterion": learner.criterion.state_dict(),
-        "optimiser": learner.optimiser.state_dict(),
+        "optimiser": gathered(learner.optimiser.state_dict(), first),
         "scaler": session.fabric.strategy.precision.state_dict(),
         "random": _of_all_ranks(session.fabric, random_states()),
         "observers": {type(observer).__name__: observer.state(session) for observer in observers},
@@ -54,9 +55,9 @@ def load(session: Session, observers: Sequence[Observer], state: Mapping[str, An
         UserError: it is the state of another configuration.
     """
     learner = session.learner
-    load_module(learner.method, state["method"], "method")
+    load_module(learner.method, scattered(state["method"], learner.method.state_dict()), "method")
     load_module(learner.criterion, state["criterion"], "criterion")
-    learner.optimiser.load_state_dict(state["optimiser"])
+    learner.optimiser.load_state_dict(scattered_optimiser(state["optimiser"], learner.optimiser))
     session.fabric.strategy.precision.load_state_dict(state["scaler"])
     of_ranks = [dict(each) for each in state["random"]]
     if len(of_ranks) == session.fabric.world_size:

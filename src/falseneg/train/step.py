@@ -19,6 +19,7 @@ from falseneg.methods.memory_bank import MemoryBank
 from falseneg.statistics.gather import gather_rows
 from falseneg.train.gradient_cache import GradientCache
 from falseneg.train.metrics import over_ranks
+from falseneg.train.sharding import full
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -50,6 +51,7 @@ class Learner:
         encoding: the method's `encode`, as Fabric set it up.
         criterion: detector, strategy, objective and temperature.
         optimiser: of all parameters of method and criterion, as Fabric set it up.
+        blank: where the weights are sharded, the method without any.
     """
 
     fabric: Fabric
@@ -57,6 +59,7 @@ class Learner:
     encoding: Any
     criterion: Criterion
     optimiser: Any
+    blank: Method | None = None
 
     def encode(self, batch: Batch, again: bool = False) -> Embeddings:
         """The method's `encode`, or its `encode_again`."""
@@ -121,18 +124,22 @@ def _gradient_norm(learner: Learner) -> Tensor:
     """() float64: of all parameters together; 0 where float16 training looks at gradients itself, and skips steps."""
     if loss_scale(learner.fabric) != 1:
         return torch.zeros((), dtype=torch.float64, device=learner.fabric.device)
-    return nn.utils.get_total_norm([gradient for _, gradient in _gradients(learner)]).double().to(learner.fabric.device)
+    device, parts = learner.fabric.device, (learner.method, learner.criterion)  # only the first may be sharded
+    norms = [
+        full(nn.utils.get_total_norm([each for _, each in _gradients(part)])).double().to(device) for part in parts
+    ]
+    return torch.hypot(*norms)
 
 
 def _largest_gradient(learner: Learner) -> tuple[str, float]:
     """Name and norm."""
-    norms = [(name, float(gradient.norm())) for name, gradient in _gradients(learner)]
+    gradients = [*_gradients(learner.method), *_gradients(learner.criterion)]
+    norms = [(name, float(full(gradient.norm()))) for name, gradient in gradients]
     return max(norms, key=lambda each: each[1] if math.isfinite(each[1]) else math.inf)
 
 
-def _gradients(learner: Learner) -> list[tuple[str, Tensor]]:
-    parts = (*learner.method.named_parameters(), *learner.criterion.named_parameters())
-    return [(name, parameter.grad) for name, parameter in parts if parameter.grad is not None]
+def _gradients(part: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, parameter.grad) for name, parameter in part.named_parameters() if parameter.grad is not None]
 
 
 def start_fetching(numbers: Tensor) -> Callable[[], list[float]]:
