@@ -13,6 +13,12 @@ from falseneg.train import AdamW, Run
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
+TINY_OPEN_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 8, "layers": 1, "width": 16, "head_width": 8, "patch_size": 4},
+    "text_cfg": {"context_length": 10, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
 
 class CaptionedDigits(Subset):
     """Each digit has a caption that all of its class share, and two of its own, unless it is to have one only."""

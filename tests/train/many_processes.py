@@ -11,6 +11,7 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,11 +34,22 @@ def sim_clr(encoder):
     return method
 
 
+def open_clip_towers(encoder):
+    import open_clip
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "tiny-sharded.json").write_text(json.dumps(captioned.TINY_OPEN_CLIP))
+        open_clip.add_model_config(Path(folder) / "tiny-sharded.json")
+        torch.manual_seed(0)
+        return fn.OpenCLIP("tiny-sharded", support_texts=1)
+
+
 METHODS = {
     "SimCLR": sim_clr,
     "MoCo": lambda encoder: fn.MoCo(
         encoder, head_dim=16, head_batch_norm=False, bank=70, momentum=0.9, support_views=1
     ),
+    "OpenCLIP": open_clip_towers,
     "CLIP": lambda encoder: fn.CLIP(
         encoder, fn.TextEncoder(width=16, layers=2, heads=2, context_length=12), dim=16, support_texts=1
     ),
@@ -58,7 +70,7 @@ def run_of(method="SimCLR", form="FNC", **options):
     encoder = tiny_encoder(norm_layer="layernorm2d", drop_rate=0.0, drop_path_rate=0.0)
     detector, objective, temperature = FORMS[form]()
     usual = {"batch_size": 33, "accelerator": "cpu", "checkpoint_every": None, "evaluate_every": "100%"}
-    usual |= {"optimiser": SGD(0.02)} | (PAIRS if method == "CLIP" else {})
+    usual |= {"optimiser": SGD(0.02)} | (PAIRS if method.endswith("CLIP") else {})
     return tiny_run(
         method=METHODS[method](encoder).double(),  # in float32 another order of sums would flag other pairs
         detector=detector,

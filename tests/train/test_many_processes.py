@@ -32,10 +32,10 @@ def alone(tmp_path_factory):
     return folder
 
 
-def assert_alike(one, other):
+def assert_alike(one, other, method="SimCLR"):
     """Weights within 1e-6; what is kept of each image, in float32, whose rounding temperatures' steps multiply, within 1e-5."""
     first, second = (torch.load(each / "checkpoints" / "last.pt", weights_only=True) for each in (one, other))
-    start = run_of().method.state_dict()
+    start = run_of(method).method.state_dict()
     moved = [float((value - start[name]).abs().max()) for name, value in weights(one).items() if name in start]
     assert max(moved) > 1e-3, "the comparison says nothing about weights that have not moved"
     for part in ("method", "criterion"):

@@ -6,7 +6,7 @@ import signal
 import pytest
 import timm
 from train.many_processes import run_of
-from train.parts import tiny_run
+from train.parts import tiny_encoder, tiny_run
 from train.test_many_processes import assert_alike
 
 import falseneg as fn
@@ -35,6 +35,7 @@ FIGURES = {
         pytest.param({"method": "MoCo", "form": "FNC", "optimiser": LARS(0.05)}, marks=pytest.mark.slow),
         pytest.param({"method": "SimCLR", "form": "IFND", "optimiser": AdamW(1e-3)}, marks=pytest.mark.slow),
         pytest.param({"method": "CLIP", "form": "GloFND"}, marks=pytest.mark.slow),
+        pytest.param({"method": "OpenCLIP", "form": "FNC", "optimiser": AdamW(1e-3)}, marks=pytest.mark.slow),
     ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
@@ -49,7 +50,7 @@ def test_shards_train_as_one_process_does(launch, tmp_path, options):
         outs = launch(tmp_path / "run", world, codes=(143,), fault=fault, resume=resume, fsdp=True, **more, **options)
         assert f"after step {last} of 12" in outs[0] and 128 + signal.SIGTERM == 143
     fit(run_of(**options), tmp_path / "run", resume=True)
-    assert_alike(tmp_path / "alone", tmp_path / "run")
+    assert_alike(tmp_path / "alone", tmp_path / "run", options["method"])
     mine, theirs = (read_metrics(tmp_path / name) for name in ("alone", "run"))
     for one, other in zip(mine, theirs, strict=True):
         if one["kind"] != "step":
@@ -65,6 +66,9 @@ def test_what_is_repeated_in_a_network_is_sharded_by_itself():
     assert _blocks(vit) == list(vit.blocks)
     layers = [block for number in range(1, 5) for block in getattr(resnet, f"layer{number}")]
     assert _blocks(resnet) == layers
+    convnext = timm.create_model("convnext_atto")
+    assert _blocks(convnext) == [block for stage in convnext.stages for block in stage.blocks]
+    assert len(_blocks(timm.create_model("hrnet_w18_small"))) > 20, "a list of modules is not called, so not sharded"
     clip = fn.CLIP(fn.Encoder("vit_tiny_patch16_224", 224, arguments={"depth": 3}), fn.TextEncoder(layers=2), dim=8)
     assert len(_blocks(clip)) == 5
 
@@ -75,5 +79,7 @@ def test_fsdp_wants_several_processes_and_nothing_that_it_does_not_go_with(tmp_p
     assert not (tmp_path / "run").exists()
     with pytest.raises(fn.UserError, match="fsdp does not go together with compile_encoder"):
         tiny_run(fsdp=True, devices=2, compile_encoder=True).check()
+    with pytest.raises(fn.UserError, match="encode equally often, and the method's shuffle_groups is 2"):
+        tiny_run(method=fn.MoCo(tiny_encoder(), bank=64, shuffle_groups=2), fsdp=True, devices=2).check()
     with pytest.raises(fn.UserError, match="with precision '16-mixed'"):
         tiny_run(fsdp=True, devices=2, precision="16-mixed").check()

@@ -94,13 +94,6 @@ def test_prompts_need_a_place_for_the_name(prompts, sentence):
         captioned.pair_run(prompts=prompts).check()
 
 
-TINY = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 8, "layers": 1, "width": 16, "head_width": 8, "patch_size": 4},
-    "text_cfg": {"context_length": 10, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-
-
 @pytest.fixture
 def tiny_model(tmp_path, monkeypatch):
     import open_clip
@@ -108,7 +101,7 @@ def tiny_model(tmp_path, monkeypatch):
 
     monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS))
     monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
-    (tmp_path / "tiny-test.json").write_text(json.dumps(TINY))
+    (tmp_path / "tiny-test.json").write_text(json.dumps(captioned.TINY_OPEN_CLIP))
     open_clip.add_model_config(tmp_path / "tiny-test.json")
     return "tiny-test"
 

@@ -41,7 +41,8 @@ def describe(session: Session) -> None:
             "trains on them)"
         )
 
-    if run.fsdp:  # what a share of the weights takes is not found by trying one process
+    if run.fsdp:
+        say("no estimate of time and memory with fsdp")
         return
     with session.fabric.autocast():
         epoch, memory = forecast(run, plan, device, session.fabric.world_size)

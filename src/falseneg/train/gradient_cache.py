@@ -47,17 +47,20 @@ class GradientCache:
             self.embeddings.rows[name].requires_grad_()
 
     def replay(self) -> None:
-        """Carry the gradients at the embeddings into the encoder. The ranks' gradients are averaged once, at the end."""
+        """Carry the gradients at the embeddings into the encoder. The ranks' gradients are averaged once, at the end.
+
+        Those of sharded weights are averaged piece by piece: until then each rank would hold them in one piece.
+        """
         learner, rows = self.learner, self.embeddings.rows
         gradients = {name: rows[name].grad for name in learner.method.with_gradient}
         # Fabric scales what it propagates in float16, and has scaled these already.
         scaler = getattr(learner.fabric.strategy.precision, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
-        start = 0
+        start, sharded = 0, learner.blank is not None
         for piece, draws in zip(self.pieces, self.draws, strict=True):
             items, start = slice(start, start + len(piece)), start + len(piece)
             with (
-                learner.fabric.no_backward_sync(learner.encoding, enabled=piece is not self.pieces[-1]),
+                learner.fabric.no_backward_sync(learner.encoding, enabled=not sharded and piece is not self.pieces[-1]),
                 same_draws(draws, self.device),
                 frozen_statistics(learner.method),
             ):

@@ -164,11 +164,7 @@ def _learner(run: Run, plan: Plan, criterion: nn.Module, fabric: Fabric) -> Lear
     blank = blank_copy(method) if run.fsdp else None
     encoding = fabric.setup_module(EncodeBatch(method))
     criterion.to(fabric.device)
-    built = run.optimiser.build([method, criterion], plan.batch_size)
-    if run.fsdp and any(each.requires_grad for each in criterion.parameters()):
-        for group in built.param_groups:
-            group["foreach"] = False  # no operation takes sharded and other parameters at once
-    optimiser = fabric.setup_optimizers(built)
+    optimiser = fabric.setup_optimizers(run.optimiser.build([method, criterion], plan.batch_size))
     if fabric.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(fabric.device)
     else:

@@ -105,7 +105,8 @@ class Run:
         sync_batch_norm: BatchNorm takes its statistics over all processes (CUDA only); null does so with several of them,
             unless the method shuffles BatchNorm.
         fsdp: weights, gradients and the optimiser's state are sharded over the processes, each of which holds a share (fully
-            sharded data parallel): for networks that are too large for a device. The same training, up to rounding.
+            sharded data parallel): for networks that are too large for a device. The same training, up to rounding. The method stays
+            sharded afterwards.
         skip_unreadable: leave images out that cannot be read, and count them, instead of stopping before training.
         check_duplicates: look for exact duplicate images before training; they are certain false negatives.
         loggers: further loggers beside metrics.jsonl: "tensorboard", "wandb".
@@ -213,6 +214,11 @@ class Run:
         if self.fsdp and (self.compile_encoder or self.precision == "16-mixed"):
             other = "compile_encoder" if self.compile_encoder else "precision '16-mixed'"
             raise UserError(f"fsdp does not go together with {other}; leave one of the two out")
+        if self.fsdp and self.method.shuffle_groups > 1:
+            raise UserError(
+                f"fsdp wants every process to encode equally often, and the method's shuffle_groups is "
+                f"{self.method.shuffle_groups}; give 1 or 0, or leave fsdp out"
+            )
         cuda = torch.cuda.is_available() and self.accelerator in ("auto", "cuda", "gpu")
         if self.precision == "16-mixed" and not cuda:
             raise UserError("precision is '16-mixed', which needs a CUDA device; use 'bf16-mixed' or '32-true'")

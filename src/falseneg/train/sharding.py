@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from falseneg.batch import Batch
+from falseneg.errors import UserError
 from falseneg.methods.base import Method
 
 if TYPE_CHECKING:
@@ -35,19 +36,49 @@ def _shard(module: nn.Module, mesh: Any) -> nn.Module:
     """Shard each block of a network, and then what is left: the weights of one block at a time are whole in a step."""
     from torch.distributed.fsdp import fully_shard
 
-    for block in _blocks(module):
-        fully_shard(block, mesh=mesh["data_parallel"])
-    fully_shard(module, mesh=mesh["data_parallel"])
+    _like_the_first(module, mesh.device_type)
+    scalars = {each for each in module.parameters() if not each.ndim}
+    for each in scalars:
+        if each.requires_grad:
+            raise UserError("fsdp shards no parameter without a dimension, and the method trains one; leave fsdp out")
+        each.data = each.data.to(mesh.device_type)
+    try:
+        for part in (*_blocks(module), module):
+            fully_shard(part, mesh=mesh["data_parallel"], ignored_params=scalars)
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"fsdp cannot shard this network ({reason}); leave it out, or take another encoder") from error
     return module
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """What is repeated: the children, all of one class, of each list or sequence of modules, as in a transformer or a ResNet."""
-    lists = (list(part) for part in module.modules() if isinstance(part, nn.Sequential | nn.ModuleList))
-    alike = (each for each in lists if len(each) > 1 and len({type(block) for block in each}) == 1)
-    blocks = [block for each in alike for block in each if any(True for _ in block.parameters())]
-    inner = {id(part) for block in blocks for part in block.modules() if part is not block}
-    return [block for block in blocks if id(block) not in inner]
+@torch.no_grad()
+def _like_the_first(module: nn.Module, device: str) -> None:
+    """All ranks begin with the weights and buffers of the first, as under DDP."""
+    for each in (*module.parameters(), *module.buffers()):
+        there = each.detach().to(device, copy=True)
+        distributed.broadcast(there, 0)
+        each.data.copy_(there)
+
+
+def _blocks(part: nn.Module) -> list[nn.Module]:
+    """What a network repeats, such as the blocks of a transformer or a ResNet: children of one class in a list of modules.
+
+    Where they repeat others that hold most of them, as stages do, the inner ones.
+    """
+    alike = isinstance(part, nn.Sequential | nn.ModuleList) and len({type(child) for child in part}) == 1 < len(part)
+    found = []
+    for child in part.children():
+        inner = _blocks(child)
+        called = type(child).forward is not nn.Module.forward  # a list of modules is not
+        if alike and called and 2 * sum(map(_size, inner)) < _size(child):
+            found.append(child)
+        else:
+            found += inner
+    return found
+
+
+def _size(module: nn.Module) -> int:
+    return sum(each.numel() for each in module.parameters())
 
 
 def blank_copy(method: Method) -> Method:

@@ -124,11 +124,9 @@ def _gradient_norm(learner: Learner) -> Tensor:
     """() float64: of all parameters together; 0 where float16 training looks at gradients itself, and skips steps."""
     if loss_scale(learner.fabric) != 1:
         return torch.zeros((), dtype=torch.float64, device=learner.fabric.device)
-    device, parts = learner.fabric.device, (learner.method, learner.criterion)  # only the first may be sharded
-    norms = [
-        full(nn.utils.get_total_norm([each for _, each in _gradients(part)])).double().to(device) for part in parts
-    ]
-    return torch.hypot(*norms)
+    gradients = ([each for _, each in _gradients(part)] for part in (learner.method, learner.criterion))
+    norms = [full(nn.utils.get_total_norm(each)) for each in gradients if each]  # only the method's may be sharded
+    return torch.linalg.vector_norm(torch.stack([each.double() for each in norms]))
 
 
 def _largest_gradient(learner: Learner) -> tuple[str, float]:
