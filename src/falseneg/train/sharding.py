@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
-from falseneg.batch import Batch
 from falseneg.errors import UserError
 from falseneg.methods.base import Method
 
@@ -107,23 +104,23 @@ def whole(session: Session) -> Iterator[None]:
 
 
 def _in_one_piece(learner: Learner, blank: Method) -> Learner:
-    fabric, method = learner.fabric, copy.deepcopy(blank)
+    method = copy.deepcopy(blank)
     method.load_state_dict({name: full(each) for name, each in learner.method.state_dict().items()}, assign=True)
     for own, theirs in zip(method.buffers(), learner.method.buffers(), strict=True):
         own.data = theirs.clone()
         distributed.broadcast(own.data, 0)
-    method.train(learner.method.training)
-
-    def encode(index: Tensor, streams: dict[str, Tensor], again: bool = False) -> dict[str, Tensor]:
-        with fabric.autocast():
-            return dict((method.encode_again if again else method.encode)(Batch(index, streams)).rows)
-
-    return replace(learner, method=method, encoding=encode)
+    return learner.of_copy(method.train(learner.method.training))
 
 
 def full(tensor: Tensor) -> Tensor:
     """A tensor in one piece; of a sharded one every rank has to ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    whole: Tensor = tensor.full_tensor() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return whole
+
+
+def _is_sharded(value: object) -> bool:
+    """Whether it is a DTensor, whose class takes a second to import: for runs with shards only."""
+    return hasattr(value, "full_tensor")
 
 
 def gathered(state: State, keep: bool) -> State:
@@ -135,10 +132,10 @@ def gathered(state: State, keep: bool) -> State:
     """
 
     def together(value: Any) -> Any:
-        if not isinstance(value, DTensor):
+        if not _is_sharded(value):
             return value
-        whole = value.full_tensor()
-        return whole.cpu() if keep else whole.new_empty(0)
+        found = full(value)
+        return found.cpu() if keep else found.new_empty(0)
 
     return torch.utils._pytree.tree_map(together, state)
 
@@ -158,8 +155,10 @@ def scattered_optimiser(state: Mapping[str, Any], optimiser: torch.optim.Optimiz
     return {**state, "state": kept}
 
 
-def _as(own: Tensor | None, value: Any) -> Any:
+def _as(own: Any, value: Any) -> Any:
     """The own shard of a value of the same shape; anything else as it is."""
-    if not (isinstance(own, DTensor) and isinstance(value, Tensor) and value.shape == own.shape):
+    if not (_is_sharded(own) and isinstance(value, Tensor) and value.shape == own.shape):
         return value
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)

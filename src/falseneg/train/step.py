@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +60,17 @@ class Learner:
     criterion: Criterion
     optimiser: Any
     blank: Method | None = None
+
+    def of_copy(self, method: Method) -> Learner:
+        """The same with a copy of the method, which each rank encodes with by itself."""
+        module = EncodeBatch(method)
+
+        def encoding(*given: Any) -> dict[str, Tensor]:
+            with self.fabric.autocast():
+                rows: dict[str, Tensor] = module(*given)
+                return rows
+
+        return replace(self, method=method, encoding=encoding)
 
     def encode(self, batch: Batch, again: bool = False) -> Embeddings:
         """The method's `encode`, or its `encode_again`."""
