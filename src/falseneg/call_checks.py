@@ -12,8 +12,12 @@ from falseneg.errors import UserError
 from falseneg.statistics.gather import world_size
 
 
-def check_views(views: Sequence[Tensor]) -> None:
+def check_views(views: Sequence[Tensor], across_devices: bool = True) -> None:
     """Refuse what cannot be compared.
+
+    Args:
+        views: of a call.
+        across_devices: the images of other ranks are compared, too.
 
     Raises:
         UserError: fewer than two views, or not (B, D) of one shape, floating-point type and device, with B and D above 0.
@@ -29,15 +33,20 @@ def check_views(views: Sequence[Tensor]) -> None:
             f"ContrastiveLoss: got views of {given}; give two or more of one shape (B, D), one floating-point type and one "
             "device, none of them empty"
         )
-    if len(first) == 1 and world_size() == 1:
+    if len(first) == 1 and (world_size() == 1 or not across_devices):
         raise UserError(
             "ContrastiveLoss: got views of a single image, which needs others to compare with; give at least 2 images, for "
             "instance with drop_last=True in the DataLoader"
         )
 
 
-def check_pairs(first: Tensor, second: Tensor) -> None:
+def check_pairs(first: Tensor, second: Tensor, across_devices: bool = True) -> None:
     """Refuse what cannot be compared in pairs.
+
+    Args:
+        first: one side.
+        second: the other.
+        across_devices: the pairs of other ranks are compared, too.
 
     Raises:
         UserError: not (B, D) of one shape and device, of floating-point types, with B and D above 0, and more than one pair.
@@ -53,7 +62,7 @@ def check_pairs(first: Tensor, second: Tensor) -> None:
             f"PairLoss: got {given}; give two tensors of one shape (B, D), line b of each its side of pair b, of floating-point "
             "types and on one device, not empty"
         )
-    if len(first) == 1 and world_size() == 1:
+    if len(first) == 1 and (world_size() == 1 or not across_devices):
         raise UserError(
             "PairLoss: got a single pair, which needs others to compare with; give at least 2, for instance with "
             "drop_last=True in the DataLoader"

@@ -79,6 +79,7 @@ class Contrast:
         parts: ranges of columns by name ("batch", "bank"); a detector may look in one of them only.
         weight: the weight of this direction in the loss.
         denominator: the part of the candidates that is pushed away; None for all of them. Others can only be attracted.
+        gathered: the candidates are the same on all ranks; otherwise each rank has its own.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Contrast:
     parts: Mapping[str, slice] = field(default_factory=dict)
     weight: float = 1.0
     denominator: str | None = None
+    gathered: bool = True
 
     def space(self, name: str | None) -> Space | None:
         """The space of that name; None for the contrast's own similarity.

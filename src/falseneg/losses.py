@@ -21,6 +21,7 @@ from falseneg.methods.simclr import contrast_views
 from falseneg.objectives import GlobalContrastive, InfoNCE, Objective
 from falseneg.rules import NoPairs, at_least_float32
 from falseneg.statistics import global_mean, stats_of_contrasts
+from falseneg.statistics.gather import formed
 from falseneg.strategy import ELIMINATE, IGNORE, Strategy, StrategyName, strategy_of
 from falseneg.temperature import FixedTemperature, IndividualTemperature, Temperature
 
@@ -162,7 +163,7 @@ class DropInLoss(nn.Module):
 class ContrastiveLoss(DropInLoss):
     """A criterion for embeddings of two or more views: instead of lightly's or solo-learn's NT-Xent.
 
-    Rows of all ranks are compared, with their gradients. What learns from step to step for each image
+    Rows of all ranks are compared, with their gradients, unless told otherwise. What learns from step to step for each image
     (`GlobalThreshold`, `GlobalContrastive`, `IndividualTemperature`) needs ``images``, and ``sample`` at each call; its
     state is part of this module's ``state_dict``. What was flagged stands in ``flagged`` after each call.
 
@@ -173,6 +174,8 @@ class ContrastiveLoss(DropInLoss):
         temperature: a fixed one as a number, or a `Temperature`.
         images: how many images the data set has.
         classes: how many kinds of image to expect in it, for what the detector leaves open.
+        gather_across_devices: compare the rows of all ranks; otherwise those of this rank only, as lightly's ``NTXentLoss`` does
+            without ``gather_distributed``. What is kept for each image is that of all ranks either way.
 
     Raises:
         UserError: a part cannot work with that data set, or needs to know how many images it has; or there is no
@@ -190,9 +193,11 @@ class ContrastiveLoss(DropInLoss):
         *,
         images: int | None = None,
         classes: int | None = None,
+        gather_across_devices: bool = True,
     ) -> None:
         criterion = Criterion(detector, strategy, objective, temperature)
         super().__init__(criterion, images, classes, ("views",), 2 * (images or 0))
+        self.gather_across_devices = gather_across_devices
         self._flagged: Flagged | None = None
 
     @property
@@ -224,11 +229,11 @@ class ContrastiveLoss(DropInLoss):
 
         Raises:
             UserError: fewer than two views; views, ``support`` or ``sample`` of another shape, type or device than
-                described here; a single image, on one process; no ``sample`` where state is kept for each image, or one beyond
+                described here; a single image with no other rank's to compare it with; no ``sample`` where state is kept for each image, or one beyond
                 the data set; no ``support`` where the detector looks at it; so few images that a `SupportSet` flags all
                 negatives of all of them, which would leave nothing to learn from.
         """
-        check_views(views)
+        check_views(views, self.gather_across_devices)
         images = views[0]
         if support is not None:
             check_support(support, images, "ContrastiveLoss")
@@ -241,7 +246,7 @@ class ContrastiveLoss(DropInLoss):
         rows = {"image": unit_views(views)}
         if support is not None:
             rows["support"] = unit_views(support).detach().to(rows["image"].dtype)
-        contrast = contrast_views(Embeddings(sample, rows))
+        (contrast,) = formed(lambda: [contrast_views(Embeddings(sample, rows))], self.gather_across_devices)
         loss, judged = self.criterion([contrast], clock or Clock(0, 1, 1))
         self._flagged = Flagged(judged, len(views))
         self._check_number(self._flagged, contrast)

@@ -20,7 +20,7 @@ from falseneg.losses import Criterion, DropInLoss, unit_views
 from falseneg.methods.two_towers import IMAGE_TO_TEXT, TEXT_TO_IMAGE, contrast_pairs
 from falseneg.objectives import Objective
 from falseneg.rules import at_least_float32
-from falseneg.statistics.gather import gather_rows
+from falseneg.statistics.gather import formed, gather_rows
 from falseneg.strategy import ELIMINATE, Strategy, StrategyName
 from falseneg.temperature import Temperature
 
@@ -31,7 +31,7 @@ ROUNDING = 2e-6
 class PairLoss(DropInLoss):
     """A criterion for pairs, called as open_clip's ``ClipLoss`` is: ``criterion(image_features, text_features, logit_scale)``.
 
-    Each side is compared with all of the other, of all ranks, with their gradients; the loss is the mean of both
+    Each side is compared with all of the other, of all ranks (unless told otherwise), with their gradients; the loss is the mean of both
     directions. What learns from step to step for each pair needs ``pairs``, and ``sample`` at each call; its state is part
     of this module's ``state_dict``. What was flagged stands in ``flagged`` after each call.
 
@@ -43,6 +43,8 @@ class PairLoss(DropInLoss):
         temperature: a fixed one as a number, or a `Temperature`; None takes 1 / ``logit_scale`` of each call.
         pairs: how many pairs the data set has.
         classes: how many kinds of pair to expect in it, for what the detector leaves open.
+        gather_across_devices: compare with the pairs of all ranks; otherwise with those of this rank only. What is kept for
+            each pair is that of all ranks either way.
 
     Raises:
         UserError: a part cannot work with that data set, or needs to know how many pairs it has; or there is no
@@ -60,9 +62,11 @@ class PairLoss(DropInLoss):
         *,
         pairs: int | None = None,
         classes: int | None = None,
+        gather_across_devices: bool = True,
     ) -> None:
         criterion = Criterion(detector, strategy, objective, _OfCall() if temperature is None else temperature)
         super().__init__(criterion, pairs, classes, (IMAGE_TO_TEXT, TEXT_TO_IMAGE), pairs or 0)
+        self.gather_across_devices = gather_across_devices
         self._flagged: dict[str, Flagged] = {}
 
     @property
@@ -103,11 +107,11 @@ class PairLoss(DropInLoss):
 
         Raises:
             UserError: features, ``support``, ``guide`` or ``sample`` of another shape, type or device than these lines
-                say; a single pair, on one process; no ``logit_scale``, or one that is not above 0, where no temperature was
+                say; a single pair with no other rank's to compare it with; no ``logit_scale``, or one that is not above 0, where no temperature was
                 given; no ``sample`` where state is kept for each pair, or one beyond the data set; no ``support`` where the
                 detector looks at it; so few pairs that a `SupportSet` flags all negatives.
         """
-        check_pairs(image_features, text_features)
+        check_pairs(image_features, text_features, self.gather_across_devices)
         index = self._samples(sample, image_features)
         rows = {"image": _unit(image_features), "text": _unit(text_features)}
         for name, views in (("support", support), ("support text", support_texts)):
@@ -117,12 +121,9 @@ class PairLoss(DropInLoss):
         temperature = self.criterion.temperature
         if isinstance(temperature, _OfCall):
             temperature.take(logit_scale, rows["image"])
-        contrasts = contrast_pairs(Embeddings(index, rows))
         if guide is not None:
             check_guide(guide, rows["image"][:, 0])
-            contrasts = [
-                _guided(contrast, *sides) for contrast, sides in zip(contrasts, _both_ways(guide), strict=True)
-            ]
+        contrasts = formed(lambda: _contrasts(Embeddings(index, rows), guide), self.gather_across_devices)
         loss, judged = self.criterion(contrasts, clock or Clock(0, 1, 1))
         for contrast in contrasts:
             of_contrast = [each for each in judged if each[0] is contrast]
@@ -158,6 +159,14 @@ class _OfCall(Temperature):
 
     def forward(self, contrast: Contrast) -> Tensor:
         return self.tau
+
+
+def _contrasts(embeddings: Embeddings, guide: tuple[Tensor, Tensor] | None) -> list[Contrast]:
+    """Both directions, with the guide's space where there is one."""
+    contrasts = contrast_pairs(embeddings)
+    if guide is None:
+        return contrasts
+    return [_guided(contrast, *sides) for contrast, sides in zip(contrasts, _both_ways(guide), strict=True)]
 
 
 def _both_ways(guide: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -87,6 +87,24 @@ def test_machines_that_see_different_things_are_refused(launch, tmp_path):
     assert not (tmp_path / "run" / "run.json").exists()
     outs = launch(None, 2, codes=(2,), different=lambda rank: {"folder": tmp_path / f"own{rank}"})
     assert "folder is 'there' for process 0 and 'missing' for process 1" in outs[1]
+    outs = launch(tmp_path / "shards", 2, codes=(2,), different=lambda rank: {"fsdp": rank == 1})
+    assert all("fsdp is 'False' for process 0 and 'True' for process 1" in out for out in outs)
+
+
+def test_negatives_of_the_own_process(launch, tmp_path):
+    """Their number depends on the processes, and so no other number goes on."""
+    apart = {"gather_across_devices": False, "batch_size": 20}
+    launch(tmp_path / "run", 2, codes=(128 + signal.SIGTERM,), fault=[3, 0, "SIGTERM"], **apart)
+    with pytest.raises(fn.UserError, match="processes is '2' there and '1' here"):
+        fit(run_of(**apart), tmp_path / "run", resume=True)
+    launch(tmp_path / "run", 2, resume=True, **apart)
+    launch(tmp_path / "undisturbed", 2, **apart)
+    assert_alike(tmp_path / "undisturbed", tmp_path / "run")
+    launch(tmp_path / "gathered", 2, batch_size=20)
+    losses = [read_metrics(tmp_path / name)[0]["loss"] for name in ("run", "gathered")]
+    assert losses[1] - losses[0] > 0.5  # of about log(38 / 18), for half of the negatives
+    outs = launch(tmp_path / "few", 3, codes=(2,), gather_across_devices=False, batch_size=5)
+    assert all("leaves a process of 3 with one, which has no negatives" in out for out in outs)
 
 
 @pytest.mark.parametrize(

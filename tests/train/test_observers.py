@@ -29,6 +29,7 @@ OTHER = {
     "epochs": lambda: 4,
     "batch_size": lambda: 16,
     "keep_last": lambda: True,
+    "gather_across_devices": lambda: False,
     "accumulate": lambda: 2,
     "warmup": lambda: "20%",
     "seed": lambda: 5,

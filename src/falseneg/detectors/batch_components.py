@@ -42,7 +42,8 @@ class BatchComponents(Detector):
         for view in range(views):
             here = (view_of == view).nonzero()[:, 0]
             labels[image_of[here], view] = _components(Embedded(z[known[here]], images[image_of[here]]))
-        labels = from_first_rank(labels)  # one rounding of the cosines decides on all ranks
+        if contrast.gathered:
+            labels = from_first_rank(labels)  # one rounding of the cosines decides on all ranks
 
         candidate = labels.new_full((len(contrast.candidates), views), -1)
         candidate[torch.arange(len(candidate), device=sample.device)[columns][known]] = labels[image_of]

@@ -35,7 +35,7 @@ from falseneg.sentence_transformers.guide import Guide
 from falseneg.sentence_transformers.hardness import Hardness
 from falseneg.sentence_transformers.same_text import signs_of, tokens_of
 from falseneg.sentence_transformers.suspects import Skipped, Suspects, Text
-from falseneg.statistics.gather import place_of_rank
+from falseneg.statistics.gather import formed, place_of_rank
 from falseneg.strategy import ELIMINATE, Strategy, StrategyName
 
 Features = list[dict[str, Any]]
@@ -73,7 +73,7 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
     - ``SameText()`` equal texts never are negatives.
 
     Any number of hard negatives is taken, in all of these. The matrix of all pairs is never stored. Texts of all
-    devices are compared, with their gradients, as with ``gather_across_devices=True``. In evaluation nothing is learned
+    devices are compared, with their gradients, unless told otherwise. In evaluation nothing is learned
     or counted, and where something is kept for each pair, whose rows are those of the training data, nothing is flagged.
 
     Args:
@@ -91,6 +91,8 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
         hardness_strength: how much more hard negatives weigh there: each e^{strength · cosine}.
         mini_batch_size: texts that are embedded at a time, with a gradient cache; None embeds a column at once.
         pairs: how many pairs the data set has, for what keeps something for each; their rows are its column "label".
+        gather_across_devices: compare with the texts of all devices; otherwise with those of the own device only, which is the default
+            of `MultipleNegativesRankingLoss`.
         suspects: how many of the most similar flagged pairs to keep, for `write_suspects`; 0 for none, which saves a
             sweep of the matrix in each step.
 
@@ -117,6 +119,7 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
         hardness_strength: float = 0.0,
         mini_batch_size: int | None = None,
         pairs: int | None = None,
+        gather_across_devices: bool = True,
         suspects: int = 1000,
     ) -> None:
         if not scale > 0:
@@ -135,6 +138,7 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
         self.guide = None if guide is None else Guide(guide, model)
         self.directions, self.partition_mode = tuple(directions), partition_mode
         self.hardness_mode, self.hardness_strength = hardness_mode, hardness_strength
+        self.gather_across_devices = gather_across_devices
         self.uses_gradient_cache, self.mini_batch_size = mini_batch_size is not None, mini_batch_size or 0
         # Kept, because in training on several devices the model is wrapped.
         self._tokenizer = model.tokenizer if isinstance(model.tokenizer, PreTrainedTokenizerBase) else None
@@ -184,7 +188,10 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
         if self.rows is not None and learning:
             sample = self._samples(call.labels, columns[0])
         same = [signs_of(tokens).to(columns[0].dtype) for tokens in call.tokens]
-        contrasts = contrast_texts(TextBatch(columns, sample, call.guide, same), self.directions, self.jointly)
+        batch = TextBatch(columns, sample, call.guide, same)
+        contrasts = formed(
+            lambda: contrast_texts(batch, self.directions, self.jointly), across_devices=self.gather_across_devices
+        )
         criterion = self.criterion
         if plain:
             objective = criterion.objective if isinstance(criterion.objective, Hardness) else None
@@ -241,6 +248,7 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
             "hardness_mode": self.hardness_mode,
             "hardness_strength": self.hardness_strength,
             "mini_batch_size": self.mini_batch_size or None,
+            "gather_across_devices": self.gather_across_devices,
         }
 
     @property
@@ -250,7 +258,7 @@ class FalseNegativeRankingLoss(CachedLossMixin, DropInLoss):  # type: ignore[mis
 
     def _kind_of_candidate(self, columns: Sequence[Tensor]) -> Callable[[Contrast, int], tuple[str, int, int] | None]:
         """What tells the direction, the text column and the pair of a candidate; None for one of another rank."""
-        own = place_of_rank(columns[0])
+        own = place_of_rank(columns[0]) if self.gather_across_devices else slice(0, len(columns[0]))
 
         def kind(contrast: Contrast, candidate: int) -> tuple[str, int, int] | None:
             kinds = candidate_kinds(contrast, self.directions, len(columns))

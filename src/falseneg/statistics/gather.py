@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from falseneg.contrast import Embedded
+from falseneg.contrast import Contrast, Embedded
+
+_apart = ContextVar("apart", default=False)
+"""Whether this process goes by its own rows only."""
 
 
 def world_size() -> int:
     """The number of processes that train together; 1 when alone."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    together = dist.is_available() and dist.is_initialized() and not _apart.get()
+    return dist.get_world_size() if together else 1
 
 
 def rank() -> int:
     """The number of this process among those that train together, from 0; 0 when alone."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def formed(contrasts: Callable[[], list[Contrast]], across_devices: bool) -> list[Contrast]:
+    """The contrasts that a function forms.
+
+    Args:
+        contrasts: forms those of this rank's anchors.
+        across_devices: with the candidates of all ranks; otherwise with those of this rank only, as if it were alone.
+    """
+    if across_devices:
+        return contrasts()
+    with apart():
+        return [replace(contrast, gathered=False) for contrast in contrasts()]
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """In it this process is alone for all that is asked of this file."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 def from_first_rank(tensor: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from falseneg.detectors import IdenticalCaptions
 from falseneg.errors import UserError
 from falseneg.facts import Facts
 from falseneg.losses import Criterion
+from falseneg.statistics.gather import apart, world_size
 from falseneg.train.checkpoint import fingerprint, settings_of
 from falseneg.train.defaults import (
     USUAL_EVALUATE_EVERY,
@@ -240,7 +241,7 @@ def prepare_criterion(run: Run, plan: Plan) -> Criterion:
     Raises:
         UserError: one of them cannot work with these data.
     """
-    negatives = run.method.negatives(smallest_batch(run, plan))
+    negatives = _negatives(run, smallest_batch(run, plan))
     names = run.method.contrast_names
     asked = plan.train.captioned and any(isinstance(part, IdenticalCaptions) for part in run.detector.modules())
     groups = caption_groups(plan.train) if asked else None
@@ -257,6 +258,24 @@ def prepare_criterion(run: Run, plan: Plan) -> Criterion:
     criterion = Criterion(run.detector, run.strategy, run.objective, run.temperature)
     criterion.prepare(facts)
     return criterion
+
+
+def _negatives(run: Run, images: int) -> int:
+    """Of each anchor, in a step of so many images over all processes.
+
+    Raises:
+        UserError: a process would compare a single image with nothing.
+    """
+    if run.gather_across_devices:
+        return run.method.negatives(images)
+    of_rank = images // world_size()
+    if of_rank < 2:
+        raise UserError(
+            f"a step of {images} images leaves a process of {world_size()} with one, which has no negatives of its own; give a "
+            f"batch_size of at least {2 * world_size()}, or leave gather_across_devices true"
+        )
+    with apart():
+        return run.method.negatives(of_rank)
 
 
 def smallest_batch(run: Run, plan: Plan) -> int:
@@ -296,18 +315,29 @@ def loader_of(run: Run, plan: Plan, fabric: Fabric) -> tuple[ViewLoader, EpochSa
 def settings(run: Run, plan: Plan) -> dict[str, str]:
     """Everything that the weights at the end depend on: a checkpoint of other settings is refused.
 
-    That is every field of the run but those that are `INCIDENTAL`, and those that the plan tells more exactly.
+    That is every field of the run but those that are `INCIDENTAL`, and those that the plan tells more exactly; and how many
+    processes there are, where the negatives of an anchor depend on it.
     """
     settled: dict[str, Any] = {"epochs": plan.epochs, "batch_size": plan.batch_size}
     settled |= {"size": plan.size, "images": len(plan.train), "data": fingerprint(plan.train)}
     described = {name: str(value) for name, value in settled.items()}
     for field in dataclasses.fields(run):
         name = field.name
-        if name not in (*settled, *TOLD_BY_THE_DATA, *INCIDENTAL, *MEASURING, "init_from", "method"):
+        if name not in (
+            *settled,
+            *TOLD_BY_THE_DATA,
+            *INCIDENTAL,
+            *MEASURING,
+            "init_from",
+            "method",
+            "gather_across_devices",
+        ):
             described |= settings_of(getattr(run, name), name)
     described |= settings_of(run.method, "method", deep=False)
     for name, tower in run.method.towers.items():
         described |= settings_of(tower, "encoder" if name == "image" else name, deep=False)
+    if not run.gather_across_devices:
+        described |= {"gather_across_devices": "False", "processes": str(world_size())}
     return described
 
 

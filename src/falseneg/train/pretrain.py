@@ -119,7 +119,8 @@ def _start(
         seed_all(run.seed + SEED_OF_RANK * fabric.global_rank)
     made = settings(run, plan)
     step = "none" if stored is None else str(stored["step"])
-    check_agreement(fabric, {**made, "checkpoint": step, "folder": "there" if (folder / LOCK).exists() else "missing"})
+    there = "there" if (folder / LOCK).exists() else "missing"
+    check_agreement(fabric, {**made, "checkpoint": step, "folder": there, "fsdp": str(run.fsdp)})
     learner = _learner(run, plan, criterion, fabric)
     loader, sampler = loader_of(run, plan, fabric)
     if stored is not None:
@@ -170,7 +171,8 @@ def _learner(run: Run, plan: Plan, criterion: nn.Module, fabric: Fabric) -> Lear
     else:
         with contextlib.suppress(OSError):  # so that the peak is this run's, on Linux
             Path("/proc/self/clear_refs").write_text("5")
-    return Learner(fabric, method, encoding, criterion, optimiser, blank)  # type: ignore[arg-type]
+    parts = (method, encoding, criterion, optimiser, blank, run.gather_across_devices)
+    return Learner(fabric, *parts)  # type: ignore[arg-type]
 
 
 def _open_files(

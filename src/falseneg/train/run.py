@@ -72,6 +72,8 @@ class Run:
         batch_size: images in one optimiser step, over all processes.
         keep_last: train on the last, incomplete batch of an epoch, too; otherwise its images, other ones in each epoch, are
             left out.
+        gather_across_devices: an anchor's negatives are the images of the whole batch; otherwise only those that its own process
+            encodes, as lightly's losses do unless told otherwise. Then the loss depends on how many processes there are.
         accumulate: pieces in which each process encodes its part of a batch (the gradient cache): the same gradients,
             except for BatchNorm, in less memory and about a third more time; 1 encodes it at once.
         warmup: duration over which the learning rate rises to its peak; it then falls to 0 along a cosine.
@@ -129,6 +131,7 @@ class Run:
     epochs: int | None = None
     batch_size: int | None = None
     keep_last: bool = False
+    gather_across_devices: bool = True
     accumulate: int = 1
     warmup: str = "10%"
     seed: int = 0

@@ -16,7 +16,7 @@ from falseneg.flagged import Judged
 from falseneg.losses import Criterion
 from falseneg.methods.base import Method
 from falseneg.methods.memory_bank import MemoryBank
-from falseneg.statistics.gather import gather_rows
+from falseneg.statistics.gather import formed, gather_rows
 from falseneg.train.gradient_cache import GradientCache
 from falseneg.train.metrics import over_ranks
 from falseneg.train.sharding import full
@@ -52,6 +52,7 @@ class Learner:
         criterion: detector, strategy, objective and temperature.
         optimiser: of all parameters of method and criterion, as Fabric set it up.
         blank: where the weights are sharded, the method without any.
+        across_devices: anchors are compared with the candidates of all ranks, not only of their own.
     """
 
     fabric: Fabric
@@ -60,6 +61,7 @@ class Learner:
     criterion: Criterion
     optimiser: Any
     blank: Method | None = None
+    across_devices: bool = True
 
     def of_copy(self, method: Method) -> Learner:
         """The same with a copy of the method, which each rank encodes with by itself."""
@@ -99,7 +101,7 @@ def training_step(learner: Learner, batch: Batch, clock: Clock, pieces: int = 1)
 
     cache = GradientCache(learner, batch, pieces) if pieces > 1 else None
     embeddings = learner.encode(batch) if cache is None else cache.embeddings
-    loss, judged = criterion(method.contrasts(embeddings), clock)
+    loss, judged = criterion(formed(lambda: method.contrasts(embeddings), learner.across_devices), clock)
     mean_loss = over_ranks(fabric, loss.detach(), "mean")
     fabric.backward(loss)
     if cache is not None:
