@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison, with_runs
+from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
+from falseneg.compare.other_runs import with_runs
 from falseneg.errors import UserError
 
 BASE = {"epochs": 2, "augmentation": {"crop_scale": (0.2, 1.0)}, "workers": 0}

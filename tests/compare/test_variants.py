@@ -4,7 +4,7 @@ import pytest
 import falseneg as fn
 from falseneg.cli.configuration import build, resolve, run_settings, with_weights
 from falseneg.cli.parser import run_parser
-from falseneg.compare.comparison import with_runs
+from falseneg.compare.other_runs import with_runs
 from falseneg.compare.variants import BY_DEFAULT, NAMES, changed, named_variants
 from falseneg.strategy import ATTRACT, ELIMINATE, IGNORE
 

@@ -26,8 +26,9 @@ from falseneg.cli.messages import sentence
 from falseneg.cli.parser import configuration_files, run_parser
 from falseneg.cli.trusting import trust, trusted
 from falseneg.cli.variants import check_known, classes_of
-from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison, with_runs
+from falseneg.compare.comparison import Comparison, claimed, finished, read_comparison
 from falseneg.compare.display import display, show_tables
+from falseneg.compare.other_runs import with_runs
 from falseneg.compare.results import collect, write_results
 from falseneg.compare.summary import ACCURACIES, PRIMARY
 from falseneg.compare.tables import tables

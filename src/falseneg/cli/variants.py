@@ -7,7 +7,7 @@ from typing import Any
 
 from falseneg.cli.configuration import Configuration, check, circumstances, settle
 from falseneg.cli.messages import did_you_mean
-from falseneg.compare.comparison import with_runs
+from falseneg.compare.other_runs import with_runs
 from falseneg.compare.variants import NAMES, Overrides, changed, named_variants, two_towers
 from falseneg.data import ImageSet
 from falseneg.errors import UserError

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from falseneg.compare.other_runs import RUN_OF, runs_named, with_runs
 from falseneg.compare.summary import ACCURACIES, PRIMARY
 from falseneg.compare.tasks import Task
 from falseneg.errors import UserError
@@ -26,8 +27,6 @@ from falseneg.foreign.text import read_yaml
 from falseneg.train.folder import final_figures
 
 ABOUT = "compare.yaml"
-RUN_OF = "run of "
-"""Begins an option of a detector, as in ``guide: run of none``, that stands for another variant's run with the same seed."""
 
 Configuration = Mapping[str, Any]
 
@@ -58,7 +57,7 @@ class Comparison:
             raise UserError("a comparison needs at least one variant and one seed")
         if self.primary not in ACCURACIES:
             raise UserError(f"the primary measure is {self.primary!r}; choose one of {', '.join(ACCURACIES)}")
-        needed = {name: _runs_named(configuration) for name, configuration in self.variants.items()}
+        needed = {name: runs_named(configuration) for name, configuration in self.variants.items()}
         for name, others in needed.items():
             for other in others:
                 if other not in self.variants:
@@ -78,7 +77,7 @@ class Comparison:
             folders = {name: folder / "runs" / name / f"seed-{seed}" for name in self.variants}
             for name, configuration in self.variants.items():
                 own = {**with_runs(configuration, {other: str(path) for other, path in folders.items()}), "seed": seed}
-                after = tuple(folders[other] for other in _runs_named(configuration))
+                after = tuple(folders[other] for other in runs_named(configuration))
                 tasks.append(Task(name, seed, own, folders[name], after=after))
         return tasks
 
@@ -86,42 +85,6 @@ class Comparison:
         """This one and the earlier one in the same folder as one."""
         seeds = [*earlier.seeds, *(seed for seed in self.seeds if seed not in earlier.seeds)]
         return Comparison(self.base, {**earlier.variants, **self.variants}, seeds, self.primary)
-
-
-def with_runs(configuration: Configuration, folders: Mapping[str, str] | None) -> dict[str, Any]:
-    """A configuration with the folders of the runs that its detector names; without them, if there are none yet."""
-    result = dict(configuration)
-    if "detector" in result:
-        result["detector"] = _replaced(result["detector"], folders)
-    return result
-
-
-def _replaced(value: Any, folders: Mapping[str, str] | None) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _replaced(item, folders) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        kept = [_replaced(item, folders) for item in value if folders is not None or _variant_of(item) is None]
-        return kept if kept or not value else None
-    name = _variant_of(value)
-    return value if name is None else folders and folders[name]
-
-
-def _runs_named(configuration: Configuration) -> list[str]:
-    """The variants whose runs the detector of a configuration names."""
-    return list(dict.fromkeys(_variants_in(configuration.get("detector"))))
-
-
-def _variants_in(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping | list | tuple):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _variants_in(part)
-    elif (name := _variant_of(value)) is not None:
-        yield name
-
-
-def _variant_of(value: Any) -> str | None:
-    """The variant in "run of VARIANT"; None if it is anything else."""
-    return value.removeprefix(RUN_OF) if isinstance(value, str) and value.startswith(RUN_OF) else None
 
 
 @contextlib.contextmanager

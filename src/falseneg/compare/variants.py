@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from falseneg.compare.comparison import RUN_OF
+from falseneg.compare.other_runs import RUN_OF
 
 Overrides = Mapping[str, Any]
 
