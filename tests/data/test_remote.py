@@ -361,19 +361,72 @@ def test_what_is_read_next_is_brought_here_many_at_a_time(photos):
     assert not Flaky.asked
 
 
-@pytest.mark.parametrize(
-    "open_it",
-    [
-        lambda: FileList("s3://bucket/list.csv"),
-        lambda: Table("s3://bucket/table.csv"),
-        lambda: Folder("memory://photos", cache="s3://bucket/cache"),
-    ],
-)
-def test_what_must_be_local(open_it):
+LINES = [f"photos/{'ab'[number % 2]}/{number}.png" for number in (7, 3, 10, 0)]
+LIST = "".join(f"{name} {number % 2}\n" for number, name in enumerate(LINES))
+TABLE = "image,caption\n" + "".join(f"{name},a {name[7]}\n{name},another\n" for name in LINES)
+
+
+@pytest.mark.parametrize("list_is_there", [True, False])
+@pytest.mark.parametrize(("kind", "text", "ending"), [(FileList, LIST, ".txt"), (Table, TABLE, ".csv")])
+def test_lists_and_tables_of_remote_images_are_the_local_ones(photos, storage, kind, text, ending, list_is_there):
+    place = photos.parent / f"list{ending}"
+    place.write_text(text)
+    storage.pipe(f"/bucket/list{ending}", text.encode())
+    Flaky.begin(Faults(0.4, seed=1))
+    local = kind(str(place))
+    images = kind(f"flaky://bucket/list{ending}") if list_is_there else kind(str(place), root="flaky://bucket/")
+    assert images.names == local.names == LINES and images.place(1) == f"flaky://bucket/{LINES[1]}"
+    assert [images.captions(row) for row in range(4)] == [local.captions(row) for row in range(4)]
+    assert images.labels is local.labels is None or images.labels.tolist() == local.labels.tolist() == [0, 1, 0, 1]
+    assert [images.encoded_size(row) for row in range(4)] == [local.encoded_size(row) for row in range(4)]
+    assert same_epoch(images, local, workers=2) and same_epoch(images, local)
+    assert Flaky.faults.failed > 0 and "listed on" in images.note
+
+
+def test_a_parquet_table_and_a_list_of_addresses(photos, storage):
+    table = pa.table({"image": LINES, "caption": [["one", "two"]] * 4})
+    with storage.open("/bucket/table.parquet", "wb") as stream:
+        pq.write_table(table, stream)
+    images = Table("flaky://bucket/table.parquet")
+    assert images.captions(3) == ("one", "two") and images.encoded(3) == (photos.parent / LINES[3]).read_bytes()
+    storage.pipe("/bucket/list.txt", "".join(f"flaky://bucket/./{name}\n" for name in LINES).encode())
+    assert FileList("flaky://bucket/list.txt").encoded(2) == (photos.parent / LINES[2]).read_bytes()
+
+
+def test_bad_lists_and_tables_on_remote_storage(photos, storage, own_cache):
+    storage.pipe("/bucket/list.txt", b"photos/a/0.png\nphotos/a/77.png\n")
+    listed = r"\(flaky://bucket is read as it was listed on .*: remove \S+ to list it again\)"
+    missing = f"bucket/list.txt names 'photos/a/77.png', but there is no file flaky://bucket/photos/a/77.png {listed}: "
+    with pytest.raises(UserError, match=missing):
+        FileList("flaky://bucket/list.txt")
+    storage.pipe("/bucket/table.csv", b"image,caption\nphotos/a/0.png,one\nphotos/a/77.png,two\n")
+    images = Table("flaky://bucket/table.csv")
+    for ask in (images.encoded, images.encoded_size):
+        assert ask(0)
+        with pytest.raises(UserError, match=f"there is no file flaky:///bucket/photos/a/77.png {listed}"):
+            ask(1)
+    images.fetch([0, 1])  # raises nothing
+    storage.pipe("/bucket/table.csv", b"image,caption\na.png,one\n")
     with pytest.raises(
-        UserError, match=r"s3://\S+ must be a path of this machine: Folder, Shards and Parquet read remote"
+        UserError, match=r"none of the 1 images that flaky://bucket/table.csv names is there, such as flaky"
     ):
-        open_it()
+        Table("flaky://bucket/table.csv")
+    storage.pipe("/bucket/table.csv", b"image;title\na.png;one\n")
+    with pytest.raises(UserError, match=r"in the first line of flaky://bucket/table.csv"):
+        Table("flaky://bucket/table.csv", separator=";")
+    with pytest.raises(UserError, match=r"there is no file flaky://bucket/none.txt"):
+        FileList("flaky://bucket/none.txt")
+    with pytest.raises(UserError, match=r"flaky://bucket/photos/a/\* is not one file"):
+        Table("flaky://bucket/photos/a/*")
+    with pytest.raises(UserError, match=r"flaky://empty holds no files|the folder flaky://empty does not exist"):
+        FileList(str(photos.parent / "list.txt"), root="flaky://empty")
+
+
+def test_a_cache_must_be_local():
+    with pytest.raises(
+        UserError, match=r"s3://\S+ must be a path of this machine: Folder, FileList, Table, Shards and"
+    ):
+        Folder("memory://photos", cache="s3://bucket/cache")
 
 
 def test_a_file_address_is_a_local_path(photos):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from falseneg.data.image_set import EncodedSet, encode_labels
+from falseneg.data.listing import Listing
 from falseneg.data.remote import fetch, is_remote
 from falseneg.data.remote_folder import RemoteFolder
 from falseneg.data.storage import expanded
@@ -27,15 +28,16 @@ class FileSet(EncodedSet):
     """Images that are files. Open: the constructor calls this one.
 
     Args:
-        root: the folder that the names start at.
+        root: the folder that the names start at, or an address.
         names: the name of each file, relative to the folder or absolute.
+        remote: the files, row by row, where they lie on remote storage.
     """
 
-    _remote: RemoteFolder | None = None
-
-    def __init__(self, root: Path | str, names: Sequence[str]) -> None:
+    def __init__(self, root: Path | str, names: Sequence[str], remote: RemoteFolder | None = None) -> None:
         self.root = root
         self.names = names
+        self._remote = remote
+        self.note = None if remote is None else remote.note
 
     def __len__(self) -> int:
         return len(self.names)
@@ -57,7 +59,8 @@ class FileSet(EncodedSet):
 
     def fetch(self, rows: Sequence[int]) -> None:
         if self._remote is not None:
-            fetch((self._remote[row], 0, self._remote.size(row)) for row in rows)
+            there = [row for row in rows if self._remote.has(row)]
+            fetch((self._remote[row], 0, self._remote.size(row)) for row in there)
 
     def encoded_size(self, row: int) -> int:
         if self._remote is not None:
@@ -93,10 +96,11 @@ class Folder(FileSet):
 
     def __init__(self, root: str, cache: str | None = None) -> None:
         if is_remote(root):
-            self._remote = RemoteFolder(root, EXTENSIONS, cache)
-            super().__init__(root, self._remote.names)
+            remote = RemoteFolder(root, EXTENSIONS, cache)
+            super().__init__(root, remote.names, remote)
             self._label_by_folder(root)
-            self.note = "; ".join(filter(None, (self.note, self._remote.note)))
+            if self.note != remote.note:
+                self.note = f"{self.note}; {remote.note}"
             return
         folder = expanded(root)
         if folder.is_file():
@@ -172,60 +176,63 @@ class FileList(FileSet):
     is recognised by its first word (path, file, filename, image, ...). In any other file a line is a path, or a path
     and a label with a tab, a comma or a space between.
 
+    The list, and the images, may lie on remote storage that fsspec reaches. What there is below the root is listed once.
+
     Args:
-        path: the list.
-        root: the folder that the paths start at; default: the folder of the list.
+        path: the list, or its address.
+        root: the folder that the paths start at, or an address; default: the folder of the list.
+        cache: where copies of remote files and the listing go; default: falseneg in the user's cache folder.
+
+    Raises:
+        UserError: the list cannot be read, names no images, or one that is not there.
     """
 
-    def __init__(self, path: str, root: str | None = None) -> None:
-        listing = expanded(path)
-        folder = listing.parent if root is None else expanded(root)
-        lines = _read_lines(listing, folder)
+    def __init__(self, path: str, root: str | None = None, cache: str | None = None) -> None:
+        listing = Listing.at(path, root, cache)
+        lines = _read_lines(listing)
         headings = [cell.strip().lower() for cell in lines[0]] if lines else []
-        has_headings = bool(headings) and headings[0] in _HEADERS and not (folder / lines[0][0]).is_file()
+        has_headings = bool(headings) and headings[0] in _HEADERS and not listing.holds(lines[0][0])
         rows = lines[1:] if has_headings else lines
         if not rows:
             raise UserError(f"{path} names no images: write one path per line")
         names = [row[0].strip() for row in rows]
         for name in names:
-            if not os.path.isfile(os.path.join(folder, name)):
+            if not listing.holds(name):
+                when = "" if listing.remote is None else f" ({listing.remote.note})"
                 raise UserError(
-                    f"{path} names {name!r}, but there is no file {folder / name}: correct the list, or give its root"
+                    f"{path} names {name!r}, but there is no file {os.path.join(listing.root, name)}{when}: correct the list, or "
+                    "give its root"
                 )
-        super().__init__(folder, names)
+        super().__init__(listing.root, names, listing.remote and listing.remote.chosen(names))
         column = headings.index("label") if has_headings and "label" in headings else 1
         self.labels, self.class_names = encode_labels([row[column] if len(row) > column else None for row in rows])
 
 
-def _read_lines(listing: Path, folder: Path) -> list[list[str]]:
+def _read_lines(listing: Listing) -> list[list[str]]:
     """The cells of each line that is not blank."""
-    if listing.exists() and not listing.is_file():  # a device may have no end
+    if listing.file.exists() and not listing.file.is_file():  # a device may have no end
         raise UserError(f"{listing} is not a file: give a text, CSV or TSV file of image paths")
     try:
-        text = listing.read_text(encoding="utf-8-sig")
+        text = listing.file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UserError(
             f"the list {listing} cannot be read ({reason}): give a text, CSV or TSV file of image paths"
         ) from error
-    delimiter = _DELIMITERS.get(listing.suffix.lower())
+    delimiter = _DELIMITERS.get(listing.ending)
     lines = text.splitlines()
     cells = (
-        [_path_and_label(line.strip(), folder) for line in lines]
+        [_path_and_label(line.strip(), listing) for line in lines]
         if delimiter is None
         else list(csv.reader(lines, delimiter=delimiter))
     )
     return [row for row in cells if row and row[0].strip()]
 
 
-def _path_and_label(line: str, folder: Path) -> list[str]:
+def _path_and_label(line: str, listing: Listing) -> list[str]:
     """The line as a path if there is such a file, otherwise split before its last word if that leaves one."""
     for separator in "\t, ":
         path, found, label = line.rpartition(separator)
-        if (
-            found
-            and not os.path.isfile(os.path.join(folder, line))
-            and os.path.isfile(os.path.join(folder, path.strip()))
-        ):
+        if found and not listing.holds(line) and listing.holds(path.strip()):
             return [path, label]
     return [line]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
+import posixpath
 import re
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from falseneg.data.remote import RemoteFile, version_of
@@ -24,7 +27,7 @@ class RemoteFolder:
 
     Args:
         root: the address.
-        endings: what the files end in, in small letters. Hidden files are left out.
+        endings: what the files end in, in small letters; "" for anything. Hidden files are left out.
         cache: the folder for the listing and for copies of files; None for the user's cache folder.
 
     Attributes:
@@ -48,6 +51,8 @@ class RemoteFolder:
 
         _LOG.info("listing %s, once", self._origin)
         base, url, infos = infos_below(self._origin, wanted)
+        if not infos and "" in self._endings:
+            raise UserError(f"{self._origin} holds no files: give the address that the paths of the images start at")
         if not infos:
             raise UserError(f"{self._origin} holds no images: they must end in {', '.join(self._endings)}")
         sizes = [int(info["size"]) for info in infos.values()]
@@ -62,11 +67,42 @@ class RemoteFolder:
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.names)}
+
+    def _row(self, name: str) -> int | None:
+        """Of a file that is named as a person writes it: relative to the address, or with it."""
+        return self._rows.get(posixpath.normpath(name.removeprefix(self._origin.rstrip("/") + "/")))
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a file of that name, relative to the address or with it."""
+        return self._row(name) is not None
+
+    def chosen(self, names: Sequence[str]) -> RemoteFolder:
+        """The same with these files, in this order; those that there are not are refused when they are asked for."""
+        found, rows = copy.copy(self), [self._row(name) for name in names]
+        found.__dict__.pop("_rows", None)
+        found.names = [name if row is None else self.names[row] for name, row in zip(names, rows, strict=True)]
+        found._sizes = [-1 if row is None else self._sizes[row] for row in rows]
+        found._versions = ["" if row is None else self._versions[row] for row in rows]
+        return found
+
+    def has(self, row: int) -> bool:
+        """Whether there is such a file."""
+        return self._sizes[row] >= 0
+
     def size(self, row: int) -> int:
-        """Bytes of a file."""
+        """Bytes of a file.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.has(row):
+            raise UserError(f"there is no file {self._url}/{self.names[row]} ({self.note})")
         return self._sizes[row]
 
     def __getitem__(self, row: int) -> RemoteFile:
-        name = self.names[row]
+        name, size = self.names[row], self.size(row)
         path, url = f"{self._base}/{name}", f"{self._url}/{name}"
-        return RemoteFile(self._origin, path, url, self._sizes[row], self._versions[row], self._cache)
+        return RemoteFile(self._origin, path, url, size, self._versions[row], self._cache)

@@ -173,8 +173,8 @@ def expanded(path: str | Path) -> Path:
     """
     if is_remote(path):
         raise UserError(
-            f"{path} must be a path of this machine: Folder, Shards and Parquet read remote storage, other data sets, lists and "
-            "caches are local"
+            f"{path} must be a path of this machine: Folder, FileList, Table, Shards and Parquet read remote storage, other data sets "
+            "and caches are local"
         )
     try:
         return Path(str(path).removeprefix("file://")).expanduser()

@@ -7,7 +7,6 @@ import itertools
 import os
 from array import array
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,8 +15,8 @@ from falseneg.data.arrow_column import are_texts, arrays, as_texts, reading
 from falseneg.data.captions import as_captions
 from falseneg.data.folder import FileSet
 from falseneg.data.image_set import encode_labels
+from falseneg.data.listing import Listing
 from falseneg.data.messages import unknown
-from falseneg.data.storage import expanded
 from falseneg.errors import UserError
 
 _MOST_LINE = 2**22  # bytes of a line: a stranger's file may have no end of one
@@ -34,15 +33,18 @@ class Table(FileSet):
     of their first lines. Text is UTF-8, with a byte order mark or without; its first line names the columns. A Parquet file
     may hold lists of captions, too. Images that are missing are left to `inspect`, as are captions that cannot be used.
 
+    The table, and the images, may lie on remote storage that fsspec reaches. What there is below the root is listed once.
+
     A table as open_clip reads it by default: ``Table("train.csv", image="filepath", caption="title")``.
 
     Args:
-        path: the table.
+        path: the table, or its address.
         image: the column of the paths.
         caption: the column of the captions.
         label: the column of the labels: whole numbers from 0, or names; null for none.
-        root: the folder that the paths start at; default: the folder of the table.
+        root: the folder that the paths start at, or an address; default: the folder of the table.
         separator: the character between columns; default: a tab if the first line has one, otherwise a comma.
+        cache: where copies of remote files and the listing go; default: falseneg in the user's cache folder.
 
     Raises:
         UserError: the table cannot be read or has no such column, a line has too many cells or names no image, the labels of
@@ -57,27 +59,28 @@ class Table(FileSet):
         label: str | None = None,
         root: str | None = None,
         separator: str | None = None,
+        cache: str | None = None,
     ) -> None:
-        table = expanded(path)
-        if not table.is_file():  # a device may have no end
-            what = "is not a file" if table.exists() else "does not exist"
+        table = Listing.at(path, root, cache)
+        if not table.file.is_file():  # a device may have no end
+            what = "is not a file" if table.file.exists() else "does not exist"
             raise UserError(f"{path} {what}: give a CSV, TSV or Parquet file with a line an image or caption")
         if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
             raise UserError(
                 f"the separator {separator!r} is not one character that can stand between columns: give ; or |"
             )
         columns = [image, caption, *([] if label is None else [label])]
-        is_parquet = table.suffix.lower() == ".parquet"
+        is_parquet = table.ending == ".parquet"
         names, labels, self._texts = _gathered(
             _lines_of_parquet(table, columns) if is_parquet else _lines_of_text(table, columns, separator)
         )
         if not names:
             raise UserError(f"{path} names no images: write a line an image or caption below the names of the columns")
-        super().__init__(table.parent if root is None else expanded(root), names)
+        super().__init__(table.root, names, table.remote and table.remote.chosen(names))
         self.captioned = bool(len(self._texts.values))
         if label is not None:
             self.labels, self.class_names = encode_labels(labels)
-        if not any(os.path.isfile(self.place(row)) for row in range(len(self))):
+        if not any(map(table.holds, names)):
             raise UserError(
                 f"none of the {len(self):,} images that {path} names is there, such as {self.place(0)}: correct the table, "
                 "or give its root"
@@ -95,7 +98,9 @@ class Table(FileSet):
         return super().encoded_size(row)
 
     def _check(self, row: int) -> None:
-        if not os.path.isfile(self.place(row)):  # nor is it a device, which a stranger's table may name
+        if self._remote is None and not os.path.isfile(
+            self.place(row)
+        ):  # nor is it a device, which a stranger's table may name
             raise UserError(f"there is no file {self.place(row)}: restore it, or leave its lines out of the table")
 
 
@@ -136,8 +141,8 @@ def _gathered(lines: Iterable[Line]) -> tuple[list[str], list[Any], Any]:
     return list(rows), labels, pa.LargeListArray.from_arrays(pa.array(starts, pa.int64()), values)
 
 
-def _lines_of_text(table: Path, columns: list[str], separator: str | None) -> Iterator[Line]:
-    with open(table, "rb") as stream:
+def _lines_of_text(table: Listing, columns: list[str], separator: str | None) -> Iterator[Line]:
+    with open(table.file, "rb") as stream:
         text = _decoded(stream, table)
         first = next(text, "")
         delimiter = separator or ("\t" if "\t" in first else ",")
@@ -171,13 +176,13 @@ def _lines_of_text(table: Path, columns: list[str], separator: str | None) -> It
             raise UserError(f"line {begins:,} of {table} cannot be read ({error}): {how}") from error
 
 
-def _index(table: Path, name: str, headings: list[str]) -> int:
+def _index(table: Listing, name: str, headings: list[str]) -> int:
     if name in headings:
         return headings.index(name)
     raise unknown(f"in the first line of {table}, which names the columns, the column", name, headings)
 
 
-def _decoded(stream: BinaryIO, table: Path) -> Iterator[str]:
+def _decoded(stream: BinaryIO, table: Listing) -> Iterator[str]:
     """The lines of a file, as texts.
 
     Raises:
@@ -197,16 +202,16 @@ def _decoded(stream: BinaryIO, table: Path) -> Iterator[str]:
         yield text.removeprefix("\ufeff") if number == 1 else text
 
 
-def _lines_of_parquet(table: Path, columns: list[str]) -> Iterator[Line]:
+def _lines_of_parquet(table: Listing, columns: list[str]) -> Iterator[Line]:
     import pyarrow.parquet as pq
 
-    with reading([table]):
-        schema = pq.read_schema(table)
+    with reading([table.file]):
+        schema = pq.read_schema(table.file)
         for name in columns:
             if name not in schema.names:
                 raise unknown(f"in {table} the column", name, schema.names)
         _check_kinds(table, columns, [schema.field(name).type for name in columns])
-        paths, captions, *labels = (arrays([table], name) for name in columns)
+        paths, captions, *labels = (arrays([table.file], name) for name in columns)
         values = zip(
             _values(map(as_texts, paths)),
             _values(map(as_texts, captions)),
@@ -225,7 +230,7 @@ def _path(value: bytes | None, place: str) -> str:
         raise UserError(f"{place} names an image in another encoding than UTF-8: convert the table to UTF-8") from error
 
 
-def _check_kinds(table: Path, columns: list[str], kinds: list[Any]) -> None:
+def _check_kinds(table: Listing, columns: list[str], kinds: list[Any]) -> None:
     """Refuse columns that hold no paths, captions or labels."""
     import pyarrow as pa
 
