@@ -72,7 +72,7 @@ class Contrast:
     Attributes:
         name: "views", "image->text", ...; known when the method is built. Tables and detector state are kept per name.
         anchors: (N, D), with gradient.
-        candidates: (M, D), of all ranks; with gradient in a batch, without in a bank. ``candidates is anchors`` says
+        candidates: (M, D), of all ranks, or of this one only; with gradient in a batch, without in a bank. ``candidates is anchors`` says
             that the matrix of similarities is symmetric.
         positives: (N, P) cosines with the known positives, with gradient.
         spaces: other similarities to detect in, by name.

@@ -24,8 +24,8 @@ class ImagePairs(NamedTuple):
 
     Attributes:
         anchor: (K,) int64, which image of the batch the anchor shows: ``sample[anchor]`` is its row in the data set.
-        candidate: (K,) int64, which image the flagged negative shows; with several ranks the images of all of them are
-            counted, rank after rank.
+        candidate: (K,) int64, which image the flagged negative shows; where those of several ranks are compared, the images of all
+            of them are counted, rank after rank.
         cosine: (K,) of the two embeddings.
     """
 

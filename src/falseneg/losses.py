@@ -175,7 +175,8 @@ class ContrastiveLoss(DropInLoss):
         images: how many images the data set has.
         classes: how many kinds of image to expect in it, for what the detector leaves open.
         gather_across_devices: compare the rows of all ranks; otherwise those of this rank only, as lightly's ``NTXentLoss`` does
-            without ``gather_distributed``. What is kept for each image is that of all ranks either way.
+            without ``gather_distributed``. What is kept for each image is that of all ranks either way. Ranks then check their
+            batches each by itself: give them equally many images.
 
     Raises:
         UserError: a part cannot work with that data set, or needs to know how many images it has; or there is no

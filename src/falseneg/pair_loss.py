@@ -44,7 +44,7 @@ class PairLoss(DropInLoss):
         pairs: how many pairs the data set has.
         classes: how many kinds of pair to expect in it, for what the detector leaves open.
         gather_across_devices: compare with the pairs of all ranks; otherwise with those of this rank only. What is kept for
-            each pair is that of all ranks either way.
+            each pair is that of all ranks either way. Ranks then check their batches each by itself: give them equally many pairs.
 
     Raises:
         UserError: a part cannot work with that data set, or needs to know how many pairs it has; or there is no

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import quote, unquote
 
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -88,7 +89,7 @@ class WebServer:
                 with lock:
                     outer.asked[self.command] += 1
                     fails = outer.faults.due()
-                name = self.path.lstrip("/")
+                name = unquote(self.path.partition("?")[0]).lstrip("/")
                 data = outer.files.get(name, outer.index(name))
                 if fails or data is None:
                     self.send_response(outer.status if fails else 404)
@@ -124,7 +125,7 @@ class WebServer:
         prefix = folder.rstrip("/") + "/" if folder else ""
         below = [name.removeprefix(prefix) for name in self.files if name.startswith(prefix)]
         links = {name.partition("/")[0] + ("/" if "/" in name else "") for name in below}
-        return "".join(f'<a href="{link}">{link}</a>' for link in sorted(links)).encode() if links else None
+        return "".join(f'<a href="{quote(link)}">{link}</a>' for link in sorted(links)).encode() if links else None
 
     def __enter__(self):
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()

@@ -390,7 +390,31 @@ def test_a_parquet_table_and_a_list_of_addresses(photos, storage):
     images = Table("flaky://bucket/table.parquet")
     assert images.captions(3) == ("one", "two") and images.encoded(3) == (photos.parent / LINES[3]).read_bytes()
     storage.pipe("/bucket/list.txt", "".join(f"flaky://bucket/./{name}\n" for name in LINES).encode())
-    assert FileList("flaky://bucket/list.txt").encoded(2) == (photos.parent / LINES[2]).read_bytes()
+    images = FileList("flaky://bucket/list.txt")
+    assert (
+        images.encoded(2) == (photos.parent / LINES[2]).read_bytes() and images.place(2) == f"flaky://bucket/{LINES[2]}"
+    )
+
+
+def test_names_that_are_unusual_are_files_of_a_list(photos, storage):
+    there = (photos / "a" / "0.png").read_bytes()
+    for name in ("bucket/.hidden/0.png", "bucket/list[1].txt", "top.txt", "top.png"):
+        storage.pipe(f"/{name}", there if name.endswith("png") else f".hidden/0.png\n{name[:3]}.png\n".encode())
+    storage.pipe("/bucket/buc.png", there)
+    assert FileList("flaky://bucket/list[1].txt").encoded(0) == there
+    storage.pipe("/top.txt", b"top.png\n")
+    assert FileList("flaky://top.txt").place(0) == "flaky://top.png"
+
+
+def test_a_list_on_a_web_server_with_a_signature(photos):
+    there = {f"photos/{name}": (photos / name).read_bytes() for name in ("a/0.png", "b/1.png")}
+    there |= {f"photos/others/{number}.png": b"" for number in range(20)}
+    there["photos/a b.png"] = there["photos/a/0.png"]
+    there["photos/list.csv"] = b'"a/0.png",0\n"a b.png",1\n'
+    with WebServer(there) as server:
+        images = FileList(f"{server.url}/photos/list.csv?token=a/bc")
+        assert images.encoded(1) == there["photos/a b.png"] and images.labels.tolist() == [0, 1]
+        assert server.asked["HEAD"] <= 5  # of the list and of the files that it names, and of no others
 
 
 def test_bad_lists_and_tables_on_remote_storage(photos, storage, own_cache):
@@ -416,10 +440,20 @@ def test_bad_lists_and_tables_on_remote_storage(photos, storage, own_cache):
         Table("flaky://bucket/table.csv", separator=";")
     with pytest.raises(UserError, match=r"there is no file flaky://bucket/none.txt"):
         FileList("flaky://bucket/none.txt")
-    with pytest.raises(UserError, match=r"flaky://bucket/photos/a/\* is not one file"):
+    with pytest.raises(UserError, match=r"there is no file flaky://bucket/photos/a/\*"):
         Table("flaky://bucket/photos/a/*")
+    with pytest.raises(UserError, match=r"flaky://bucket/photos is a folder, not a file"):
+        FileList("flaky://bucket/photos")
+    Flaky.begin()
+    with pytest.raises(UserError, match="nowhere.csv does not exist"):
+        Table("nowhere.csv", root="flaky://bucket")
+    assert not Flaky.asked["ls"]
+    storage.pipe("/bucket/list.txt", b"flaky://bucket/photos/a/77.png\n")
+    with pytest.raises(UserError, match="there is no file flaky://bucket/photos/a/77.png"):
+        FileList("flaky://bucket/list.txt")
+    (photos / "here.txt").write_text("a/0.png\n")
     with pytest.raises(UserError, match=r"flaky://empty holds no files|the folder flaky://empty does not exist"):
-        FileList(str(photos.parent / "list.txt"), root="flaky://empty")
+        FileList(str(photos / "here.txt"), root="flaky://empty")
 
 
 def test_a_cache_must_be_local():

@@ -104,7 +104,10 @@ def test_negatives_of_the_own_process(launch, tmp_path):
     losses = [read_metrics(tmp_path / name)[0]["loss"] for name in ("run", "gathered")]
     assert losses[1] - losses[0] > 0.5  # of about log(38 / 18), for half of the negatives
     outs = launch(tmp_path / "few", 3, codes=(2,), gather_across_devices=False, batch_size=5)
-    assert all("leaves a process of 3 with one, which has no negatives" in out for out in outs)
+    assert all(
+        "a batch has 5 images, which leaves one of 3 processes with a single one and no negatives" in out
+        for out in outs
+    )
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ class FileSet(EncodedSet):
         self.root = root
         self.names = names
         self._remote = remote
-        self.note = None if remote is None else remote.note
+        if remote is not None:
+            self.note = remote.note
 
     def __len__(self) -> int:
         return len(self.names)
@@ -171,7 +172,7 @@ def _images_below(root: Path) -> list[str]:
 class FileList(FileSet):
     """Image files that are named in a text, CSV or TSV file, one per line, with or without a label after it.
 
-    Paths are relative to the folder of the list. In a .csv or .tsv file the first column is the path and the second, or
+    Paths are relative to the folder of the list or to its root, absolute, or begin with an address that is its root. In a .csv or .tsv file the first column is the path and the second, or
     the one whose heading is "label", the label: a whole number from 0, or the name of a class. A first line of headings
     is recognised by its first word (path, file, filename, image, ...). In any other file a line is a path, or a path
     and a label with a tab, a comma or a space between.
@@ -188,7 +189,7 @@ class FileList(FileSet):
     """
 
     def __init__(self, path: str, root: str | None = None, cache: str | None = None) -> None:
-        listing = Listing.at(path, root, cache)
+        listing = Listing(path, root, cache)
         lines = _read_lines(listing)
         headings = [cell.strip().lower() for cell in lines[0]] if lines else []
         has_headings = bool(headings) and headings[0] in _HEADERS and not listing.holds(lines[0][0])
@@ -200,10 +201,11 @@ class FileList(FileSet):
             if not listing.holds(name):
                 when = "" if listing.remote is None else f" ({listing.remote.note})"
                 raise UserError(
-                    f"{path} names {name!r}, but there is no file {os.path.join(listing.root, name)}{when}: correct the list, or "
+                    f"{path} names {name!r}, but there is no file {listing.place(name)}{when}: correct the list, or "
                     "give its root"
                 )
-        super().__init__(listing.root, names, listing.remote and listing.remote.chosen(names))
+        remote = None if listing.remote is None else listing.remote.chosen(names)
+        super().__init__(listing.root, names if remote is None else remote.names, remote)
         column = headings.index("label") if has_headings and "label" in headings else 1
         self.labels, self.class_names = encode_labels([row[column] if len(row) > column else None for row in rows])
 

@@ -3,63 +3,80 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from falseneg.data.remote import is_remote
 from falseneg.data.remote_folder import RemoteFolder
-from falseneg.data.remote_listing import remote_files
+from falseneg.data.remote_listing import remote_file
 from falseneg.data.storage import expanded, remote_cache
-from falseneg.errors import UserError
 
 
 @dataclass(frozen=True)
 class Listing:
     """A list of files.
 
-    Attributes:
-        path: of the list, as it was given.
-        file: the list, or a local copy of it.
-        ending: of its name, in small letters, such as ".csv".
-        root: the folder that the paths in it start at: here, or an address.
-        remote: what there is below the root, where that is an address.
+    Args:
+        path: of the list, or its address.
+        given_root: the folder that its paths start at, or an address; None for the folder of the list.
+        cache: the folder for copies of remote files; None for the user's cache folder.
     """
 
     path: str
-    file: Path
-    ending: str
-    root: Path | str
-    remote: RemoteFolder | None
+    given_root: str | None
+    cache: str | None
 
-    @classmethod
-    def at(cls, path: str, root: str | None, cache: str | None) -> Listing:
-        """The list at a path of this machine or at an address.
+    def __str__(self) -> str:
+        return str(self.path)
 
-        Args:
-            path: of the list.
-            root: the folder that its paths start at, or an address; None for the folder of the list.
-            cache: the folder for copies of remote files; None for the user's cache folder.
+    @cached_property
+    def file(self) -> Path:
+        """The list, or a local copy of it.
 
         Raises:
             UserError: remote storage cannot be reached, or has no such file.
         """
-        if is_remote(path):
-            found = remote_files(path, "", remote_cache(cache))
-            if len(found) > 1:
-                raise UserError(f"{path} is not one file: give the address of a list or table of image paths")
-            file, folder = Path(found[0]), path.rpartition("/")[0]
-        else:
-            file = expanded(path)
-            folder = str(file.parent)
-        folder = folder if root is None else root
-        ending = PurePosixPath(str(path)).suffix.lower()
-        if is_remote(folder):
-            return cls(str(path), file, ending, folder.rstrip("/"), RemoteFolder(folder, ("",), cache))
-        return cls(str(path), file, ending, expanded(folder), None)
+        if is_remote(self.path):
+            return Path(remote_file(self.path, remote_cache(self.cache)))
+        return expanded(self.path)
 
-    def __str__(self) -> str:
-        return self.path
+    @cached_property
+    def root(self) -> Path | str:
+        """The folder that the paths start at: here, or an address."""
+        if self.given_root is not None:
+            root = self.given_root
+        elif is_remote(self.path):
+            root = self._place[: self._place.rindex("/") + 1]
+        else:
+            return self.file.parent
+        return re.sub(r"(?<![:/])/+$", "", root) if is_remote(root) else expanded(root)
+
+    @cached_property
+    def remote(self) -> RemoteFolder | None:
+        """What there is below the root, where that is an address; it takes minutes to list a million files.
+
+        Raises:
+            UserError: remote storage cannot be reached, or there is nothing.
+        """
+        return RemoteFolder(self.root, ("",), self.cache) if isinstance(self.root, str) else None
+
+    @property
+    def ending(self) -> str:
+        """Of its name, in small letters, such as ".csv"."""
+        return PurePosixPath(self._place).suffix.lower()
+
+    @property
+    def _place(self) -> str:
+        """The path without what a web server is asked beside it, such as a signature."""
+        path = str(self.path)
+        return re.split(r"[?#]", path)[0] if path.startswith("http") and is_remote(path) else path
 
     def holds(self, name: str) -> bool:
-        """Whether there is a file of that name, relative to the root or absolute."""
-        return os.path.isfile(os.path.join(self.root, name)) if self.remote is None else self.remote.holds(name)
+        """Whether there is a file of that name, relative to the root or with it."""
+        return os.path.isfile(self.place(name)) if self.remote is None else self.remote.holds(name)
+
+    def place(self, name: str) -> str:
+        """What to call a file of that name."""
+        return name if is_remote(name) else os.path.join(self.root, name)

@@ -11,9 +11,10 @@ import time
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 from falseneg.data.remote import RemoteFile, version_of
-from falseneg.data.remote_listing import infos_below
+from falseneg.data.remote_listing import infos_below, with_sizes
 from falseneg.data.storage import kept, remote_cache
 from falseneg.errors import UserError
 
@@ -27,7 +28,7 @@ class RemoteFolder:
 
     Args:
         root: the address.
-        endings: what the files end in, in small letters; "" for anything. Hidden files are left out.
+        endings: what the files end in, in small letters; hidden ones are left out. "" for all files, of which some are `chosen`.
         cache: the folder for the listing and for copies of files; None for the user's cache folder.
 
     Attributes:
@@ -43,22 +44,25 @@ class RemoteFolder:
         self.note = ""
         address = root.rstrip("/").replace("|", "%7C")
         found = kept(f"listing|{address}|{' '.join(endings)}|.json", [], cache, self._write, self._read)
-        self._base, self._url, self.names, self._sizes, self._versions = found
+        self._base, self._url, self.names, self._sizes = found[:4]
+        self._versions: list[str | None] = list(found[4])
 
     def _write(self, target: Path) -> None:
+        every = "" in self._endings
+
         def wanted(name: str) -> bool:
-            return name.lower().endswith(self._endings) and not re.search(r"(^|/)\.", name)
+            return every or (name.lower().endswith(self._endings) and not re.search(r"(^|/)\.", name))
 
         _LOG.info("listing %s, once", self._origin)
-        base, url, infos = infos_below(self._origin, wanted)
-        if not infos and "" in self._endings:
+        base, url, infos = infos_below(self._origin, wanted, sized=not every)
+        if not infos and every:
             raise UserError(f"{self._origin} holds no files: give the address that the paths of the images start at")
         if not infos:
             raise UserError(f"{self._origin} holds no images: they must end in {', '.join(self._endings)}")
-        sizes = [int(info["size"]) for info in infos.values()]
+        sizes = [info.get("size") for info in infos.values()]
         target.write_text(json.dumps([base, url, list(infos), sizes, [version_of(info) for info in infos.values()]]))
 
-    def _read(self, path: Path) -> tuple[str, str, list[str], list[int], list[str]]:
+    def _read(self, path: Path) -> tuple[str, str, list[str], list[int | None], list[str]]:
         base, url, names, sizes, versions = json.loads(path.read_text())
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
         self.note = f"{self._origin} is read as it was listed on {when}: remove {path} to list it again"
@@ -71,9 +75,17 @@ class RemoteFolder:
     def _rows(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.names)}
 
+    def _relative(self, name: str) -> str:
+        return name.removeprefix(f"{self._origin.rstrip('/')}/")
+
     def _row(self, name: str) -> int | None:
         """Of a file that is named as a person writes it: relative to the address, or with it."""
-        return self._rows.get(posixpath.normpath(name.removeprefix(self._origin.rstrip("/") + "/")))
+        exact = self._relative(name)
+        usual = posixpath.normpath(exact)
+        for each in (exact, usual, quote(usual)):  # the last as a web server lists it
+            if (row := self._rows.get(each)) is not None:
+                return row
+        return None
 
     def holds(self, name: str) -> bool:
         """Whether there is a file of that name, relative to the address or with it."""
@@ -83,14 +95,20 @@ class RemoteFolder:
         """The same with these files, in this order; those that there are not are refused when they are asked for."""
         found, rows = copy.copy(self), [self._row(name) for name in names]
         found.__dict__.pop("_rows", None)
-        found.names = [name if row is None else self.names[row] for name, row in zip(names, rows, strict=True)]
-        found._sizes = [-1 if row is None else self._sizes[row] for row in rows]
-        found._versions = ["" if row is None else self._versions[row] for row in rows]
+        found.names = [
+            self._relative(name) if row is None else self.names[row] for name, row in zip(names, rows, strict=True)
+        ]
+        found._sizes = [None if row is None else self._sizes[row] for row in rows]
+        found._versions = [None if row is None else self._versions[row] for row in rows]
+        unknown = [row for row in range(len(names)) if found.has(row) and found._sizes[row] is None]
+        infos = with_sizes(self._origin, [{"name": f"{self._base}/{found.names[row]}"} for row in unknown])
+        for row, info in zip(unknown, infos, strict=True):
+            found._sizes[row], found._versions[row] = info["size"], version_of(info)
         return found
 
     def has(self, row: int) -> bool:
         """Whether there is such a file."""
-        return self._sizes[row] >= 0
+        return self._versions[row] is not None
 
     def size(self, row: int) -> int:
         """Bytes of a file.
@@ -100,9 +118,11 @@ class RemoteFolder:
         """
         if not self.has(row):
             raise UserError(f"there is no file {self._url}/{self.names[row]} ({self.note})")
-        return self._sizes[row]
+        size = self._sizes[row]
+        assert size is not None
+        return size
 
     def __getitem__(self, row: int) -> RemoteFile:
         name, size = self.names[row], self.size(row)
         path, url = f"{self._base}/{name}", f"{self._url}/{name}"
-        return RemoteFile(self._origin, path, url, size, self._versions[row], self._cache)
+        return RemoteFile(self._origin, path, url, size, self._versions[row] or "", self._cache)

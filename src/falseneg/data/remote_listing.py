@@ -34,17 +34,35 @@ def remote_files(pattern: str, ending: str, cache: RemoteCache) -> list[RemoteFi
             infos = _below(pattern, path, [f"*{ending}"], absent)
     if not infos:
         raise UserError(absent)
-    named = [(system.unstrip_protocol(info["name"]), info) for info in _with_sizes(pattern, infos)]
+    named = [(system.unstrip_protocol(info["name"]), info) for info in with_sizes(pattern, infos)]
     files = [RemoteFile(pattern, info["name"], url, info["size"], version_of(info), cache) for url, info in named]
     return sorted(files, key=str)
 
 
-def infos_below(root: str, wanted: Callable[[str], bool]) -> tuple[str, str, dict[str, Info]]:
+def remote_file(address: str, cache: RemoteCache) -> RemoteFile:
+    """The file at an address; characters of patterns stand for themselves.
+
+    Raises:
+        UserError: there is none, it is a folder, or it cannot be reached.
+    """
+    system, path = file_system(address)
+    absent = f"there is no file {address}: give the address of one"
+    info = answered(address, lambda: file_system(address)[0].info(path), absent)
+    if info["type"] == "directory":
+        raise UserError(f"{address} is a folder, not a file: give the address of a file")
+    (info,) = with_sizes(address, [info])
+    return RemoteFile(
+        address, info["name"], system.unstrip_protocol(info["name"]), info["size"], version_of(info), cache
+    )
+
+
+def infos_below(root: str, wanted: Callable[[str], bool], sized: bool) -> tuple[str, str, dict[str, Info]]:
     """What storage tells of the files below an address, however deep.
 
     Args:
         root: the address.
         wanted: whether a file is, by its name relative to that.
+        sized: ask for the sizes that are not told, which takes a question a file.
 
     Returns:
         the path of the root and its address; and size, version and the like by relative name, sorted.
@@ -58,7 +76,8 @@ def infos_below(root: str, wanted: Callable[[str], bool]) -> tuple[str, str, dic
     infos = _below(root, base, None, absent)
     named = {info["name"].removeprefix(base).lstrip("/"): info for info in infos}
     names = sorted(filter(wanted, named))
-    infos = _with_sizes(root, [named[name] for name in names])
+    infos = [named[name] for name in names]
+    infos = with_sizes(root, infos) if sized else infos
     return base, system.unstrip_protocol(base), dict(zip(names, infos, strict=True))
 
 
@@ -94,7 +113,7 @@ def _listed(origin: str, absent: str, folder: str) -> list[Info]:
     return answered(folder if folder != file_system(origin)[1] else origin, ask, absent, _LISTING_PATIENCE)
 
 
-def _with_sizes(origin: str, infos: Sequence[Info]) -> list[Info]:
+def with_sizes(origin: str, infos: Sequence[Info]) -> list[Info]:
     """What is known of files, with their sizes, for which a web server has to be asked for each."""
 
     def of(info: Info) -> Info:

@@ -61,7 +61,7 @@ class Table(FileSet):
         separator: str | None = None,
         cache: str | None = None,
     ) -> None:
-        table = Listing.at(path, root, cache)
+        table = Listing(path, root, cache)
         if not table.file.is_file():  # a device may have no end
             what = "is not a file" if table.file.exists() else "does not exist"
             raise UserError(f"{path} {what}: give a CSV, TSV or Parquet file with a line an image or caption")
@@ -76,7 +76,8 @@ class Table(FileSet):
         )
         if not names:
             raise UserError(f"{path} names no images: write a line an image or caption below the names of the columns")
-        super().__init__(table.root, names, table.remote and table.remote.chosen(names))
+        remote = None if table.remote is None else table.remote.chosen(names)
+        super().__init__(table.root, names if remote is None else remote.names, remote)
         self.captioned = bool(len(self._texts.values))
         if label is not None:
             self.labels, self.class_names = encode_labels(labels)

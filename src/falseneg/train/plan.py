@@ -241,7 +241,7 @@ def prepare_criterion(run: Run, plan: Plan) -> Criterion:
     Raises:
         UserError: one of them cannot work with these data.
     """
-    negatives = _negatives(run, smallest_batch(run, plan))
+    negatives = _negatives(run, plan)
     names = run.method.contrast_names
     asked = plan.train.captioned and any(isinstance(part, IdenticalCaptions) for part in run.detector.modules())
     groups = caption_groups(plan.train) if asked else None
@@ -260,22 +260,26 @@ def prepare_criterion(run: Run, plan: Plan) -> Criterion:
     return criterion
 
 
-def _negatives(run: Run, images: int) -> int:
-    """Of each anchor, in a step of so many images over all processes.
+def _negatives(run: Run, plan: Plan) -> int:
+    """Of each anchor, in the smallest step.
 
     Raises:
         UserError: a process would compare a single image with nothing.
     """
-    if run.gather_across_devices:
+    images, number = smallest_batch(run, plan), world_size()
+    if run.gather_across_devices or images < number:  # which the sampler refuses
         return run.method.negatives(images)
-    of_rank = images // world_size()
-    if of_rank < 2:
-        raise UserError(
-            f"a step of {images} images leaves a process of {world_size()} with one, which has no negatives of its own; give a "
-            f"batch_size of at least {2 * world_size()}, or leave gather_across_devices true"
-        )
     with apart():
-        return run.method.negatives(of_rank)
+        negatives = run.method.negatives(images // number)
+    if not negatives:
+        last = images < plan.batch_size
+        what = f"the last batch of an epoch has {images}" if last else f"a batch has {images}"
+        how = "leave keep_last out" if last else f"give a batch_size of at least {2 * number}"
+        raise UserError(
+            f"{what} images, which leaves one of {number} processes with a single one and no negatives of its own; {how}, or leave "
+            "gather_across_devices true"
+        )
+    return negatives
 
 
 def smallest_batch(run: Run, plan: Plan) -> int:

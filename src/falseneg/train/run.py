@@ -42,7 +42,10 @@ INCIDENTAL = (
         "fsdp",
     ),
 )
-"""Settings that a run may change when it is continued, because no weight depends on them, except for rounding."""
+"""Settings that a run may change when it is continued, because no weight depends on them, except for rounding.
+
+The number of processes is checked apart where the negatives are each process's own.
+"""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
 
