@@ -72,6 +72,13 @@ def test_state_of_each_sample_is_that_of_one_process(ranks, shares, form):
             torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-7, equal_nan=True)
 
 
+def test_reduce_scatter_sends_each_rank_the_sum_of_its_own_rows(ranks):
+    """What NCCL does in the backward pass, by gloo."""
+    for rank, own in ((0, slice(0, 3)), (1, slice(3, 8))):
+        (found,) = ranks[rank]["reduce-scatter"]
+        assert torch.equal(found, (torch.arange(16.0, dtype=torch.float64).view(8, 2) * 3)[own])
+
+
 def test_gather_brings_rows_in_order_and_sums_the_gradients_of_all_ranks(ranks):
     for rank, own in ((0, slice(0, 3)), (1, slice(3, 8))):
         everyone, gradient = ranks[rank]["gather"]

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 import falseneg as fn
 from falseneg import clustering
 from falseneg.methods.simclr import contrast_views
-from falseneg.statistics.gather import gather_rows, world_size
+from falseneg.statistics.gather import _reduce_scatter, gather_rows, world_size
 
 IMAGES, VIEWS, SUPPORT, PIXELS, DIM = 8, 2, 3, 7, 5
 SHARES = {"even": (4, 4), "uneven": (3, 5)}
@@ -196,6 +196,8 @@ def on_rank(rank, folder):
     everyone = gather_rows(rows)
     (everyone * torch.arange(8.0, dtype=torch.float64) * (rank + 1)).sum().backward()
     results["gather"] = [everyone.detach(), rows.grad]
+    asked = torch.arange(16, dtype=torch.float64).view(8, 2) * (rank + 1)
+    results["reduce-scatter"] = [_reduce_scatter(asked, [3, 5])]
     results["second"] = [second_derivative(slice(0, 3) if rank == 0 else slice(3, IMAGES))]
     # Each rank numbers its own images when the caller names none: they must not be taken for the other rank's.
     main, _, _ = (tensor[slice(0, 3) if rank == 0 else slice(3, IMAGES)] for tensor in data())
