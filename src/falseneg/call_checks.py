@@ -12,7 +12,7 @@ from falseneg.errors import UserError
 from falseneg.statistics.gather import world_size
 
 
-def check_views(views: Sequence[Tensor], across_devices: bool = True) -> None:
+def check_views(views: Sequence[Tensor], across_devices: bool) -> None:
     """Refuse what cannot be compared.
 
     Args:
@@ -40,7 +40,7 @@ def check_views(views: Sequence[Tensor], across_devices: bool = True) -> None:
         )
 
 
-def check_pairs(first: Tensor, second: Tensor, across_devices: bool = True) -> None:
+def check_pairs(first: Tensor, second: Tensor, across_devices: bool) -> None:
     """Refuse what cannot be compared in pairs.
 
     Args:

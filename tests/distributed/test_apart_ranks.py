@@ -1,22 +1,17 @@
 """Two gloo processes that do not compare with each other: the mean over their anchors, each process as if alone."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from distributed import apart_ranks
 from distributed.apart_ranks import CASES, ROWS_OF_SECOND_STEP, SHARES, found
+from distributed.processes import found_by_two
 
 import falseneg as fn
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    processes = [subprocess.Popen([sys.executable, apart_ranks.__file__, str(rank), folder]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return found_by_two(apart_ranks, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,20 +1,15 @@
 """Two gloo processes against one: MoCo's losses, weights, momentum weights and bank after some steps, uneven counts."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from distributed import moco_ranks
 from distributed.moco_ranks import METHODS, SHARES, STEPS, train
+from distributed.processes import found_by_two
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    processes = [subprocess.Popen([sys.executable, moco_ranks.__file__, str(rank), folder]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return found_by_two(moco_ranks, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("share", SHARES)

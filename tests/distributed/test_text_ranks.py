@@ -1,19 +1,14 @@
 """Text pairs on two gloo processes against one: loss, gradient, figures and what is kept for each pair."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from distributed import text_ranks
+from distributed.processes import found_by_two
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    processes = [subprocess.Popen([sys.executable, text_ranks.__file__, str(rank), folder]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return found_by_two(text_ranks, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("shares", text_ranks.SHARES)

@@ -1,11 +1,9 @@
 """Two gloo processes against one: losses and parameter gradients must be equal, on every rank, with uneven counts."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from distributed import two_ranks
+from distributed.processes import found_by_two
 from distributed.two_ranks import (
     DETECTORS,
     FORMS,
@@ -27,10 +25,7 @@ import falseneg as fn
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    processes = [subprocess.Popen([sys.executable, two_ranks.__file__, str(rank), folder]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return found_by_two(two_ranks, tmp_path_factory.mktemp("ranks"))
 
 
 CASES = [(s, d, a, "InfoNCE") for s in SHARES for d in DETECTORS for a in STRATEGIES]

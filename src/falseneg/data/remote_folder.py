@@ -81,11 +81,10 @@ class RemoteFolder:
     def _row(self, name: str) -> int | None:
         """Of a file that is named as a person writes it: relative to the address, or with it."""
         exact = self._relative(name)
+        if (row := self._rows.get(exact)) is not None:
+            return row
         usual = posixpath.normpath(exact)
-        for each in (exact, usual, quote(usual)):  # the last as a web server lists it
-            if (row := self._rows.get(each)) is not None:
-                return row
-        return None
+        return self._rows.get(usual, self._rows.get(quote(usual)))  # the latter as a web server lists it
 
     def holds(self, name: str) -> bool:
         """Whether there is a file of that name, relative to the address or with it."""

@@ -325,17 +325,18 @@ def settings(run: Run, plan: Plan) -> dict[str, str]:
     settled: dict[str, Any] = {"epochs": plan.epochs, "batch_size": plan.batch_size}
     settled |= {"size": plan.size, "images": len(plan.train), "data": fingerprint(plan.train)}
     described = {name: str(value) for name, value in settled.items()}
+    told_otherwise = {
+        *settled,
+        *TOLD_BY_THE_DATA,
+        *INCIDENTAL,
+        *MEASURING,
+        "init_from",
+        "method",
+        "gather_across_devices",
+    }
     for field in dataclasses.fields(run):
         name = field.name
-        if name not in (
-            *settled,
-            *TOLD_BY_THE_DATA,
-            *INCIDENTAL,
-            *MEASURING,
-            "init_from",
-            "method",
-            "gather_across_devices",
-        ):
+        if name not in told_otherwise:
             described |= settings_of(getattr(run, name), name)
     described |= settings_of(run.method, "method", deep=False)
     for name, tower in run.method.towers.items():
